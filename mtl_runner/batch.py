@@ -1,0 +1,124 @@
+"""What flows through the program: tensors by input stream and by task.
+
+Shape legend: N examples, T tasks of one kind that run as one, C classes (always the last axis), K outputs of a regression.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Fields = Mapping[str, Tensor]
+"""One stream's input by field: ``numeric`` [N, D], ``categorical`` [N, K] (integer), ``image`` [N, channels, height, width] …"""
+
+Role = Literal["main", "auxiliary"]
+MISSING = -100
+"""Label of an example that has none, where labels are integers; where they are floats it is NaN."""
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """What one input stream looks like, per example."""
+
+    fields: Mapping[str, tuple[int, ...]]
+    """Shape of one example of each field: ``{"numeric": (14,), "categorical": (8,)}`` or ``{"image": (1, 8, 8)}``."""
+    cardinalities: tuple[int, ...] = ()
+    """Number of categories of each column of ``categorical``, the index for unseen and missing ones included."""
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names of the columns of a field, where they have any."""
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """What one task predicts."""
+
+    kind: str
+    """The task's type: ``binary``, ``multiclass``, ``regression``, ``reconstruction``."""
+    stream: str = "input"
+    role: Role = "main"
+    classes: tuple[str, ...] = ()
+    """Class names in the order of the labels; ``(negative, positive)`` for a binary task; empty where there are none."""
+    columns: tuple[str, ...] = ()
+    """The columns of the source that hold it."""
+    shape: tuple[int, ...] = ()
+    """Shape of one example's target: ``()`` for a number or a class, ``(K,)`` for K outputs."""
+    center: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+    """Value in the user's unit = center + scale · target, per output; empty where targets are not scaled."""
+    metric: str | None = None
+    """The primary metric, where the user names one."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some examples: a step's worth of them, or a whole part of the data.
+
+    Several streams have rows of their own: row i of one stream is not row i of another. A task's targets and
+    weights are aligned with the rows of its stream.
+    """
+
+    inputs: Mapping[str, Fields]
+    """By input stream."""
+    targets: Mapping[str, Tensor]
+    """By task, [N, …]; NaN (float) or -100 (integer) where there is no label."""
+    streams: Mapping[str, str]
+    """The input stream that each task reads."""
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    """By task, optional: a weight per example, [N]."""
+    context: Mapping[str, Fields] = field(default_factory=dict)
+    """By stream: ``row`` (position in the source), ``group`` …; for metrics and checks, never an input."""
+
+    def size(self, stream: str) -> int:
+        """Number of rows of a stream."""
+        return len(next(iter(self.inputs[stream].values())))
+
+    def take(self, rows: Mapping[str, Tensor]) -> "Batch":
+        """The examples at ``rows``, an index tensor for each stream."""
+        return replace(
+            self,
+            inputs={
+                stream: {name: value[rows[stream]] for name, value in fields.items()} for stream, fields in self.inputs.items()
+            },
+            targets={task: value[rows[self.streams[task]]] for task, value in self.targets.items()},
+            weights={task: value[rows[self.streams[task]]] for task, value in self.weights.items()},
+            context={
+                stream: {name: value[rows[stream]] for name, value in fields.items()} for stream, fields in self.context.items()
+            },
+        )
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same examples on ``device``."""
+        return replace(
+            self,
+            inputs={stream: {name: value.to(device) for name, value in fields.items()} for stream, fields in self.inputs.items()},
+            targets={task: value.to(device) for task, value in self.targets.items()},
+            weights={task: value.to(device) for task, value in self.weights.items()},
+        )
+
+
+Split = Batch
+"""A part of the data (train, validation, test) is one large batch."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a data set returns."""
+
+    splits: Mapping[str, Split]
+    """``train``, ``validation``, ``test``."""
+    streams: Mapping[str, StreamSpec]
+    targets: Mapping[str, TargetSpec]
+    """By task, in the order of the configuration."""
+    preparation: Mapping[str, Any]
+    """Fitted on the training part; JSON; all that prediction needs to read raw rows."""
+    fingerprint: str = ""
+    """Hash of the data as they were read: two runs with the same one saw the same data."""
+    notes: tuple[str, ...] = ()
+    """What was guessed, left out or repaired, one line each; said once."""
+
+
+def labelled(targets: Tensor) -> Tensor:
+    """Boolean, the shape of ``targets``: where there is a label."""
+    return ~targets.isnan() if targets.is_floating_point() else targets != MISSING

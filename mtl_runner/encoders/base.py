@@ -1,0 +1,99 @@
+"""What an encoder is made of: a stem for each input stream, then stages."""
+
+from abc import ABC
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mtl_runner.batch import Fields, StreamSpec
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """What an encoder hands to the heads, per example."""
+
+    shape: tuple[int, ...]
+
+
+class Encoder(nn.Module, ABC):
+    """``stage_n(… stage_1(stem(fields)))``.
+
+    A stem turns one stream's fields into a tensor; every stream has its own, all of the same output shape. The
+    stages are the same for all streams. A subclass fills ``stems``, ``stages`` and ``features`` in its constructor,
+    which takes the streams first and its options as keywords.
+    """
+
+    needs: ClassVar[str | None] = None
+    """The one field that it reads, where it does not take any."""
+    stems: nn.ModuleDict
+    stages: nn.ModuleList
+    features: FeatureSpec
+
+    def stem(self, stream: str, fields: Fields) -> Tensor:
+        return self.stems[stream](fields)  # type: ignore[no-any-return]
+
+    def forward(self, stream: str, fields: Fields) -> Tensor:
+        """Features of one stream, [N, …]."""
+        return run_stages(self.stages, self.stem(stream, fields))
+
+
+def run_stages(stages: nn.ModuleList | Sequence[nn.Module], x: Tensor) -> Tensor:
+    """The stages, one after the other."""
+    for stage in stages:
+        x = stage(x)
+    return x
+
+
+class EncoderFactory(Protocol):
+    """Builds encoders of one architecture; the same ``name`` always gets the same initial weights."""
+
+    def __call__(self, streams: Sequence[str], name: str) -> Encoder: ...
+
+
+StreamSpecs = Mapping[str, StreamSpec]
+
+
+class Dropout(nn.Module):
+    """Sets entries to zero with probability ``p`` and scales the others by 1 / (1 - p), in training only.
+
+    It draws from a generator of its own, seeded when it is made: the masks of one network do not depend on which
+    other networks run beside it, and its place in the sequence is part of the state dict, so that a resumed run
+    goes on with the mask that an uninterrupted one would have drawn.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self._seed = int(torch.randint(2**62, ()))
+        self._state: Tensor | None = None
+        self._generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        keep = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator(x.device))
+        return x * keep / (1 - self.p)
+
+    def generator(self, device: torch.device) -> torch.Generator:
+        """The generator of its masks; made on first use, when the device is known."""
+        if self._generator is None or self._generator.device != device:
+            self._generator = torch.Generator(device).manual_seed(self._seed)
+            if self._state is not None:
+                self._generator.set_state(self._state)
+                self._state = None
+        return self._generator
+
+    def get_extra_state(self) -> Tensor:
+        if self._generator is not None:
+            return self._generator.get_state()
+        return torch.empty(0, dtype=torch.uint8) if self._state is None else self._state
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self._generator = None
+        self._state = state.cpu() if len(state) else None
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"

@@ -1,0 +1,120 @@
+"""The run folder: everything about a run in plain files, whether or not a tracker listens."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mtl_runner.batch import Data, StreamSpec, TargetSpec
+from mtl_runner.errors import UserError
+
+
+class RunFolder:
+    """Reads and writes the files of one run.
+
+    ``config.yaml`` the resolved configuration · ``data.json`` streams, targets and the fitted preparation ·
+    ``status.json`` state and origin · ``metrics.jsonl`` a line an epoch · ``test_metrics.json`` · ``confusion.json`` ·
+    ``checkpoints/`` last and best · ``weights.safetensors`` · ``figures/`` · ``run.log``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def last(self) -> Path:
+        return self.path / "checkpoints" / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "checkpoints" / "best.pt"
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Whole or not at all, as the others who read it may come at any time."""
+        write_text(self.path / name, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        path = self.path / name
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            raise UserError(f"{self.path}: is no run folder, or not a complete one: {name} is missing") from None
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}: line {error.lineno}: not JSON ({error.msg})") from None
+
+    def status(self, **changes: Any) -> None:
+        """Change entries of ``status.json``."""
+        path = self.path / "status.json"
+        known = self.read_json("status.json") if path.exists() else {}
+        self.write_json("status.json", known | changes)
+
+    def write_data(self, data: Data) -> None:
+        self.write_json(
+            "data.json",
+            {
+                "streams": {name: asdict(spec) for name, spec in data.streams.items()},
+                "targets": {name: asdict(spec) for name, spec in data.targets.items()},
+                "preparation": data.preparation,
+                "fingerprint": data.fingerprint,
+            },
+        )
+
+    def read_specs(self) -> tuple[dict[str, StreamSpec], dict[str, TargetSpec]]:
+        """The streams and targets that the run was trained on."""
+        known = self.read_json("data.json")
+        return read_specs(known)
+
+    def append_metrics(self, epoch: int, step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
+        """Add a line to ``metrics.jsonl`` and return it."""
+        line = {"epoch": epoch, "step": step, "time": time.time(), "metrics": dict(metrics)}
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+        return line
+
+    def cut_metrics(self, epoch: int) -> None:
+        """Drop what a checkpoint does not know of: lines after ``epoch``, and a line that a kill left unfinished."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            kept = [text for text, line in _lines(path) if line["epoch"] <= epoch]
+            write_text(path, "".join(kept))
+
+
+def read_specs(known: Mapping[str, Any]) -> tuple[dict[str, StreamSpec], dict[str, TargetSpec]]:
+    """Streams and targets from the content of a ``data.json``."""
+    streams = {
+        name: StreamSpec(
+            {field: tuple(shape) for field, shape in spec["fields"].items()},
+            tuple(spec["cardinalities"]),
+            {field: tuple(names) for field, names in spec["names"].items()},
+        )
+        for name, spec in known["streams"].items()
+    }
+    targets = {name: TargetSpec(**_tuples(spec)) for name, spec in known["targets"].items()}
+    return streams, targets
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def now() -> str:
+    """The time, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for text in path.read_text().splitlines(keepends=True):
+        try:
+            yield text, json.loads(text)
+        except json.JSONDecodeError:
+            return

@@ -1,0 +1,1 @@
+"""Imbalance strategies, by the place where they act: the training data or the loss."""

@@ -1,0 +1,250 @@
+"""Which metrics belong to which kind of task, and their values: those that scikit-learn defines, for T tasks at once.
+
+Shape legend: T tasks of one kind, N examples, C classes, K outputs of a regression, R rows that are ranked.
+
+All arithmetic is in float64 (or in whole numbers), on the device of the inputs; Apple's MPS has no float64, so that
+tensors from there are moved to the CPU and the results stay on it. An example without a label counts nowhere. A value
+is NaN where it is undefined: each function says when. A task whose output is not finite on a labelled example has diverged:
+all its values are NaN.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mtl_runner.batch import labelled
+
+Value = TypeVar("Value", float, Tensor)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric's name and its direction."""
+
+    name: str
+    higher_is_better: bool
+
+
+_ROC_AUC = Metric("roc_auc", True)
+_AVERAGE_PRECISION = Metric("average_precision", True)
+_ACCURACY = Metric("accuracy", True)
+_BALANCED_ACCURACY = Metric("balanced_accuracy", True)
+_MACRO = (Metric("precision", True), Metric("recall", True), Metric("f1", True))
+_MCC = Metric("mcc", True)
+_LOG_LOSS = Metric("log_loss", False)
+_NUMBERS = (Metric("r2", True), Metric("mae", False), Metric("rmse", False))
+
+METRICS: Mapping[str, tuple[Metric, ...]] = {
+    "binary": (_ROC_AUC, _AVERAGE_PRECISION, _ACCURACY, _BALANCED_ACCURACY, *_MACRO, _MCC, _LOG_LOSS),
+    "multiclass": (_BALANCED_ACCURACY, _ACCURACY, *_MACRO, _ROC_AUC, _AVERAGE_PRECISION, _MCC, _LOG_LOSS),
+    "regression": _NUMBERS,
+    "reconstruction": _NUMBERS,
+}
+"""By target kind, the primary metric first; the functions below return theirs in this order."""
+
+_HIGHER_IS_BETTER = {metric.name: metric.higher_is_better for metrics in METRICS.values() for metric in metrics}
+_EPS = torch.finfo(torch.float64).eps
+_RANKED_AT_ONCE = 2**18
+"""Scores that are sorted together: their temporaries stay in the cache, and memory stays bounded with many classes."""
+
+
+def oriented(name: str, value: Value) -> Value:
+    """``value`` of the metric ``name``, negated where lower is better: higher is better for all that this returns."""
+    return value if _HIGHER_IS_BETTER[name] else -value
+
+
+def binary(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """The metrics of T binary tasks, each [T].
+
+    The predicted class is 1 where the logit is above 0. ROC-AUC and average precision rank by the logit itself, which
+    orders like the probability but has no ties where the sigmoid saturates. The log loss takes both classes'
+    probabilities, σ(-logit) and σ(logit), clipped to [ε, 1 - ε] with float64's ε.
+
+    NaN: ROC-AUC and average precision where a class is missing, all of them without a label.
+
+    Args:
+        logits: [T, N].
+        targets: [T, N], 0 or 1, NaN where there is no label.
+    """
+    logits, targets = _usable(logits), _usable(targets)
+    mask, positive = labelled(targets), targets > 0.5
+    loss = functional.softplus(torch.where(positive, -logits, logits).double()).clamp(_EPS, -math.log(_EPS))
+    roc_auc, average_precision = _ranked(logits, positive, mask)
+    values = {
+        "roc_auc": roc_auc,
+        "average_precision": average_precision,
+        **_decided(confusion(logits > 0, targets, 2)),
+        "log_loss": _mean(loss, mask),
+    }
+    return _report("binary", values, _diverged(logits, mask))
+
+
+def multiclass(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """The metrics of T multiclass tasks, each [T].
+
+    Probabilities are the softmax in float64; the predicted class has the largest logit. ROC-AUC and average precision
+    are one class against the rest, averaged over all C classes. Balanced accuracy averages over the classes with a label;
+    precision, recall and F1 over those with a label or a prediction; 0 / 0 counts as 0 in them.
+
+    NaN: ROC-AUC and average precision where any class is missing, all of them without a label.
+
+    Args:
+        logits: [T, N, C].
+        targets: [T, N], 0 … C - 1, -100 where there is no label.
+    """
+    logits, targets = _usable(logits), _usable(targets)
+    mask, (tasks, examples, classes) = labelled(targets), logits.shape
+    truth = targets.clamp(min=0)
+    probabilities = logits.double().softmax(-1)
+    loss = -probabilities.gather(-1, truth[..., None])[..., 0].clamp(_EPS, 1 - _EPS).log()
+    each = torch.arange(classes, device=targets.device)[:, None]
+    roc_auc, average_precision = _ranked(
+        probabilities.transpose(1, 2).reshape(tasks * classes, examples),
+        (targets[:, None, :] == each).reshape(tasks * classes, examples),
+        mask.repeat_interleave(classes, 0),
+    )
+    values = {
+        **_decided(confusion(logits.argmax(-1), targets, classes)),
+        "roc_auc": roc_auc.reshape(tasks, classes).mean(-1),
+        "average_precision": average_precision.reshape(tasks, classes).mean(-1),
+        "log_loss": _mean(loss, mask),
+    }
+    return _report("multiclass", values, _diverged(logits, mask[..., None]))
+
+
+def regression(
+    values: Tensor,
+    targets: Tensor,
+    scale: Tensor | None = None,
+    average: Literal["uniform_average", "variance_weighted"] = "uniform_average",
+) -> dict[str, Tensor]:
+    """R², mean absolute error and root mean squared error of T regressions or reconstructions, each [T].
+
+    Each output's metric takes the examples in which that output has a label; they are then averaged over the outputs
+    that have one. Errors are in the user's unit, value = center + scale · x: the center cancels in all three and is not
+    asked for. R² of a constant target is 1 if it is met exactly, else 0.
+
+    NaN: R² where no output has two labels, the errors where none has one.
+
+    Args:
+        values: predictions, [T, N] or [T, N, K].
+        targets: the same shape, NaN where there is no label.
+        scale: one positive number per task and output, [T] or [T, K]; 1 where omitted.
+        average: of R² over the outputs: equal weights, or each output's variance in the user's unit (reconstruction).
+    """
+    values, targets = _usable(values), _usable(targets)
+    tasks, examples = values.shape[:2]
+    values, targets = (x.reshape(tasks, examples, math.prod(x.shape[2:])) for x in (values, targets))
+    unit = values.new_ones(tasks, 1).double() if scale is None else _usable(scale).double().reshape(tasks, -1)
+    mask, zero = labelled(targets), values.new_zeros((), dtype=torch.float64)
+    count = mask.sum(1)
+    error = torch.where(mask, values.double() - targets.double(), zero)
+    residual = error.square().sum(1)
+    mean = torch.where(mask, targets.double(), zero).sum(1) / count
+    spread = torch.where(mask, targets.double() - mean[:, None], zero).square().sum(1)
+    r2 = torch.where(spread > 0, 1 - residual / spread, (residual == 0).double())
+    defined = (count > 1).double()
+    weights = spread * unit.square() * defined if average == "variance_weighted" else defined
+    results = {
+        "r2": _average(r2, torch.where((weights > 0).any(-1, keepdim=True), weights, defined)),
+        "mae": _average(error.abs().sum(1) / count * unit, (count > 0).double()),
+        "rmse": _average((residual / count).sqrt() * unit, (count > 0).double()),
+    }
+    return _report("regression", results, _diverged(values, mask))
+
+
+def confusion(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:
+    """Counts of examples by true class (rows) and predicted class (columns), [T, C, C], int64.
+
+    Args:
+        predicted: classes, [T, N].
+        targets: classes, [T, N]; NaN (float) or -100 (integer) where there is no label.
+        classes: C.
+    """
+    predicted, targets = _usable(predicted), _usable(targets)
+    tasks = len(targets)
+    offset = torch.arange(tasks, device=targets.device)[:, None] * classes
+    mask = labelled(targets)
+    cell = (offset + torch.where(mask, targets, 0).long()) * classes + predicted.long()
+    return torch.bincount(cell[mask], minlength=tasks * classes**2).reshape(tasks, classes, classes)
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    """Without a graph, and on a device that has float64."""
+    return tensor.detach().cpu() if tensor.device.type == "mps" else tensor.detach()
+
+
+def _diverged(outputs: Tensor, mask: Tensor) -> Tensor:
+    """[T]: whether any output of a labelled example is not finite."""
+    return (mask & ~outputs.isfinite()).flatten(1).any(-1)
+
+
+def _report(kind: str, values: Mapping[str, Tensor], diverged: Tensor) -> dict[str, Tensor]:
+    """The kind's metrics in their order, NaN for the tasks that diverged."""
+    return {metric.name: values[metric.name].masked_fill(diverged, math.nan) for metric in METRICS[kind]}
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    """[T, N] -> [T]: the mean where ``mask`` holds; NaN where it holds nowhere."""
+    return values.masked_fill(~mask, 0).sum(-1) / mask.sum(-1)
+
+
+def _average(values: Tensor, weights: Tensor) -> Tensor:
+    """[T, K] -> [T]: the weighted mean; values of weight 0 may be NaN; NaN where all weights are 0."""
+    return (values.masked_fill(weights == 0, 0) * weights).sum(-1) / weights.sum(-1)
+
+
+def _decided(matrix: Tensor) -> dict[str, Tensor]:
+    """The metrics of decisions from their confusion matrix [T, C, C], each [T]."""
+    matrix = matrix.double()
+    hits, true, predicted = matrix.diagonal(dim1=-2, dim2=-1), matrix.sum(-1), matrix.sum(-2)
+    total, correct = true.sum(-1), hits.sum(-1)
+    recall = hits / true.clamp(min=1)
+    met = (true + predicted > 0).double()
+    covariance = correct * total - (true * predicted).sum(-1)
+    product = (total**2 - (predicted**2).sum(-1)) * (total**2 - (true**2).sum(-1))
+    return {
+        "accuracy": correct / total,
+        "balanced_accuracy": _average(recall, (true > 0).double()),
+        "precision": _average(hits / predicted.clamp(min=1), met),
+        "recall": _average(recall, met),
+        "f1": _average(2 * hits / (true + predicted).clamp(min=1), met),
+        "mcc": torch.where(product > 0, covariance / product.sqrt(), 0.0).masked_fill(total == 0, math.nan),
+    }
+
+
+def _ranked(scores: Tensor, positive: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """ROC-AUC and average precision of R rankings of N scores, each [R]; NaN where a class is missing."""
+    rows = max(1, _RANKED_AT_ONCE // max(1, scores.shape[-1]))
+    parts = [_ranked_rows(*part) for part in zip(*(torch.split(x, rows) for x in (scores, positive, mask)), strict=True)]
+    roc_auc, average_precision = zip(*parts, strict=True)
+    return torch.cat(roc_auc), torch.cat(average_precision)
+
+
+def _ranked_rows(scores: Tensor, positive: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """As ``_ranked``, from the counts of true and false positives at each threshold, i.e. at the last of equal scores.
+
+    ROC-AUC = Σ (FP - FP') (TP + TP') / 2 / (P · N), average precision = Σ (TP - TP') / P · TP / (TP + FP), over the
+    thresholds, with ' the counts at the threshold before. Examples without a label come last and add to neither count.
+    """
+    ordered, order = scores.masked_fill(~mask, -math.inf).sort(-1, descending=True)
+    threshold = functional.pad(ordered[:, 1:] != ordered[:, :-1], (0, 1), value=True)
+    tp = positive.gather(-1, order).cumsum(-1)
+    fp = (~positive & mask).gather(-1, order).cumsum(-1)
+    tp_before, fp_before = _before(tp, threshold), _before(fp, threshold)
+    area = ((fp - fp_before) * (tp + tp_before)).masked_fill(~threshold, 0).sum(-1)
+    steps = ((tp - tp_before) * (tp.double() / (tp + fp))).masked_fill(~threshold, 0).sum(-1)
+    positives, negatives = (positive & mask).sum(-1), (~positive & mask).sum(-1)
+    undefined = (positives == 0) | (negatives == 0)
+    roc_auc, average_precision = area.double() / (2 * positives * negatives), steps / positives
+    return roc_auc.masked_fill(undefined, math.nan), average_precision.masked_fill(undefined, math.nan)
+
+
+def _before(counts: Tensor, threshold: Tensor) -> Tensor:
+    """Cumulative ``counts`` [R, N] at the last threshold before each place, 0 where there is none."""
+    return functional.pad(counts.masked_fill(~threshold, 0).cummax(-1).values[:, :-1], (1, 0))

@@ -1,0 +1,1 @@
+"""Sharing modes: how the tasks' ways from input to features overlap."""

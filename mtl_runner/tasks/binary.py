@@ -1,0 +1,36 @@
+"""One of two classes."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+from torch import Tensor
+from torch.nn import functional as F
+
+from mtl_runner import metrics
+from mtl_runner.batch import TargetSpec
+from mtl_runner.tasks.base import Task, named_classes
+
+
+class Binary(Task):
+    """Logit of the positive class; loss -[y log σ(z) + (1 - y) log(1 - σ(z))]."""
+
+    kind = "binary"
+    width = 1
+
+    def outputs(self, raw: Tensor) -> Tensor:
+        return raw.squeeze(-1)
+
+    def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+
+    def evaluate(self, outputs: Tensor, targets: Tensor, specs: Sequence[TargetSpec]) -> dict[str, Tensor]:
+        return metrics.binary(outputs, targets)
+
+    def decide(self, outputs: Tensor) -> Tensor:
+        return (outputs > 0).long()
+
+    def predictions(self, outputs: Tensor) -> dict[str, pa.Array]:
+        return {
+            self.name: named_classes(self.decide(outputs), self.spec.classes),
+            f"{self.name}_probability": pa.array(outputs.sigmoid().cpu().numpy()),
+        }

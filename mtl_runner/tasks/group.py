@@ -1,0 +1,105 @@
+"""Tasks of one kind on the same features, run as one operation."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mtl_runner.batch import Split, labelled
+from mtl_runner.encoders.base import FeatureSpec
+from mtl_runner.imbalance.base import Criterion
+from mtl_runner.metrics import confusion
+from mtl_runner.tasks.base import Task
+
+
+class TaskGroup(nn.Module):
+    """T tasks of equal signature that read the same features: one head matrix, one loss call, one metric call.
+
+    Args:
+        tasks: the T tasks.
+        features: what the sharing mode hands to their head.
+        seed: of the run; a head's initial weights depend on it and on its task's name.
+        criterion: takes the place of the kind's loss (imbalance strategies), fitted later by ``fit``.
+    """
+
+    def __init__(self, tasks: Sequence[Task], features: FeatureSpec, seed: int, criterion: Criterion | None = None) -> None:
+        super().__init__()
+        self.tasks = tuple(tasks)
+        self.kind = tasks[0]
+        self.names = tuple(task.name for task in tasks)
+        self.stream = tasks[0].spec.stream
+        self.head = self.kind.head(features, self.names, seed)
+        self.criterion = criterion
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Outputs [T, N, …] from features [N, …]."""
+        return self.kind.outputs(self.head(features))
+
+    def losses(self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Loss of each task and whether any label counted, both [T].
+
+        loss_t = Σ weight · criterion / Σ weight over the examples (and over the K values of an output); the weight of a
+        missing label is 0. A task without any label that counts has loss 0 and is not active.
+
+        Args:
+            outputs: [T, N, …].
+            targets: [N, T, …] from ``masked``, without missing labels.
+            weights: like ``targets``, from ``masked``; nothing where all weights are 1.
+        """
+        criterion = self.criterion or self.kind.criterion
+        values = criterion(outputs, targets.transpose(0, 1)).flatten(1)
+        if weights is None:
+            return values.mean(1), torch.ones(len(values), dtype=torch.bool, device=values.device)
+        shares = weights.transpose(0, 1).flatten(1)
+        total = shares.sum(1)
+        active = total > 0
+        return (values * shares).sum(1) / torch.where(active, total, 1), active
+
+    def fit(self, targets: Tensor) -> None:
+        """Hand the training targets [N, T] to the criterion."""
+        if self.criterion is not None:
+            self.criterion.fit(targets.transpose(0, 1), len(self.tasks[0].spec.classes))
+
+    def evaluate(self, outputs: Tensor, targets: Tensor) -> dict[str, dict[str, float]]:
+        """Metrics by task, primary first; NaN where undefined."""
+        values = self.kind.evaluate(outputs, targets.transpose(0, 1), [task.spec for task in self.tasks])
+        table = torch.stack([values[name] for name in values]).double().cpu().tolist()
+        columns = dict(zip(values, table, strict=True))
+        return {task.name: {metric.name: columns[metric.name][i] for metric in task.metrics} for i, task in enumerate(self.tasks)}
+
+    def confusions(self, outputs: Tensor, targets: Tensor) -> dict[str, list[list[int]]]:
+        """Confusion matrix of each task, rows true and columns predicted; empty for kinds without classes."""
+        predicted = self.kind.decide(outputs)
+        if predicted is None:
+            return {}
+        matrices = confusion(predicted, targets.transpose(0, 1), len(self.tasks[0].spec.classes)).tolist()
+        return dict(zip(self.names, matrices, strict=True))
+
+
+def pack(split: Split, groups: dict[str, TaskGroup]) -> Split:
+    """The split with the targets and weights of each group's tasks side by side, [N, T, …], under the group's key.
+
+    Done once and not in each step, so that a step takes its rows with one operation per group and not one per task.
+    """
+    targets = {key: torch.stack([split.targets[name] for name in group.names], 1) for key, group in groups.items()}
+    weights = {}
+    for key, group in groups.items():
+        if any(name in split.weights for name in group.names):
+            ones = torch.ones(len(targets[key]), device=targets[key].device)
+            weights[key] = torch.stack([split.weights.get(name, ones) for name in group.names], 1)
+    return Split(split.inputs, targets, {key: group.stream for key, group in groups.items()}, weights)
+
+
+def masked(packed: Split) -> Split:
+    """A packed split ready for ``losses``: every label that is missing becomes a label of weight 0.
+
+    A group whose labels are all there and weigh the same gets no weights: its loss is a plain mean.
+    """
+    masks = {key: labelled(targets) for key, targets in packed.targets.items()}
+    weights = {}
+    for key, mask in masks.items():
+        if key in packed.weights or not bool(mask.all()):
+            given = packed.weights.get(key, torch.ones((), device=mask.device))
+            weights[key] = mask * given.reshape(given.shape + (1,) * (mask.ndim - given.ndim))
+    targets = {key: torch.where(masks[key], value, 0) for key, value in packed.targets.items()}
+    return Split(packed.inputs, targets, packed.streams, weights)

@@ -1,0 +1,1 @@
+"""Loss weightings: how the tasks' losses become one step."""

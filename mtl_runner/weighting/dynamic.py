@@ -1,0 +1,35 @@
+"""Weights from the current losses, 1 / L^alpha."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mtl_runner.weighting.base import LossWeighting
+
+
+class Dynamic(LossWeighting):
+    """Σ_t w_t L_t with w_t = A · L_t^-α / Σ_s L_s^-α over the A tasks with labels in the batch.
+
+    The losses inside the weights are detached, so their gradient is w_t ∇L_t; the weights sum to the number of tasks.
+    α = 0 is equal weighting; α = 1 makes every w_t L_t the same, so that each task's gradient counts relative to its
+    loss (as in geometric loss weighting); α < 0 favours the tasks with large losses. A loss of 0 counts as the
+    smallest normal number.
+
+    One backward pass; no memory.
+
+    Args:
+        tasks: names of the tasks.
+        alpha: α.
+    """
+
+    def __init__(self, tasks: Sequence[str], *, alpha: float = 1.0) -> None:
+        super().__init__(tasks)
+        self.alpha = alpha
+
+    def combine(self, losses: Tensor, active: Tensor) -> Tensor:
+        logs = losses.detach().clamp_min(torch.finfo(losses.dtype).tiny).log()
+        scores = (-self.alpha * logs).masked_fill(~active, -torch.inf)
+        # a batch without any label gives softmax(-inf …) = NaN, which must not meet the losses
+        weights = scores.softmax(-1).masked_fill(~active, 0) * active.sum(-1, keepdim=True)
+        return (weights * losses).sum(-1)

@@ -1,0 +1,36 @@
+"""Weights given by the user."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from mtl_runner.errors import UserError, choices, nearest
+from mtl_runner.weighting.base import LossWeighting
+
+
+class Static(LossWeighting):
+    """Σ_t w_t L_t with fixed w_t, taken as they are: they are not normalised.
+
+    One backward pass; no memory.
+
+    Args:
+        tasks: names of the tasks.
+        weights: weight of a task by its name; 1 for those not named.
+    """
+
+    weights: Tensor
+
+    def __init__(self, tasks: Sequence[str], *, weights: Mapping[str, Annotated[float, Ge(0)]]) -> None:
+        super().__init__(tasks)
+        for name in weights:
+            if name not in tasks:
+                raise UserError(
+                    f"weighting.weights.{name}: there is no such task; the tasks are {choices(tasks)}{nearest(name, tasks)}"
+                )
+        self.register_buffer("weights", torch.tensor([float(weights.get(name, 1.0)) for name in tasks]))
+
+    def combine(self, losses: Tensor, active: Tensor) -> Tensor:
+        return (self.weights * losses * active).sum(-1)

@@ -1,0 +1,74 @@
+"""What tests share."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real data sets beside the project; tests that need it skip where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"real data are absent: there is no {SHARED}")
+    return SHARED
+
+
+@pytest.fixture
+def make_config() -> Callable[..., DictConfig]:
+    """``make_config("sharing=soft", …)``: the configuration of a small quick run on the CPU without a tracker."""
+    from hydra import compose, initialize_config_dir
+
+    from mtl_runner.config import config_dir
+
+    def make(*overrides: str) -> DictConfig:
+        small = ["tracker=none", "trainer.epochs=2", "trainer.device=cpu", "trainer.progress=false", "encoder.hidden=[32,16]"]
+        if any(override.startswith("encoder=") for override in overrides):
+            small.pop()
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            return compose("config", [*small, *overrides])
+
+    return make
+
+
+@pytest.fixture
+def train(make_config: Callable[..., DictConfig], tmp_path: Path) -> Callable[..., Path]:
+    """``train("sharing=soft", …)``: runs it and returns its run folder."""
+    from mtl_runner.run import run
+
+    count = 0
+
+    def run_it(*overrides: str, folder: Path | None = None, choices: dict[str, str] | None = None) -> Path:
+        nonlocal count
+        count += 1
+        folder = folder or tmp_path / f"run_{count}"
+        folder.mkdir(parents=True, exist_ok=True)
+        run(make_config(*overrides), folder, choices or {}, list(overrides), None)
+        return folder
+
+    return run_it
+
+
+def options(group: str) -> Sequence[str]:
+    """The options of a group, from the files in ``conf/``."""
+    return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A configuration as plain data."""
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+@pytest.fixture(autouse=True)
+def _own_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test leaves anything in the folder that it is called from."""
+    monkeypatch.chdir(tmp_path)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
