@@ -1,0 +1,192 @@
+"""From the configuration to objects: the only module that instantiates options."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from omegaconf import DictConfig
+
+from mtl_runner.batch import Data, StreamSpec, TargetSpec
+from mtl_runner.config import TrainerConfig, plug
+from mtl_runner.config.schema import EarlyStopping, plain
+from mtl_runner.encoders.base import Encoder
+from mtl_runner.errors import UserError, choices, nearest
+from mtl_runner.imbalance.base import Criterion, Resampler, Strategy
+from mtl_runner.learner import Learner, Stopping
+from mtl_runner.loader import IndexLoader
+from mtl_runner.model import MultiTaskModel, Network
+from mtl_runner.seeding import seeded
+from mtl_runner.sharing.base import Sharing
+from mtl_runner.tasks import make_tasks
+from mtl_runner.tasks.base import Task
+from mtl_runner.tasks.group import pack
+from mtl_runner.trainer import Plan, Trainer, planned_epochs
+from mtl_runner.weighting.base import Weighting
+from mtl_runner.weighting.equal import Equal
+
+Node = Mapping[str, Any]
+
+
+def trainer_options(node: Node) -> TrainerConfig:
+    """The checked ``trainer`` node, typed."""
+    return TrainerConfig(**{**node, "early_stopping": EarlyStopping(**node["early_stopping"])})
+
+
+def make_device(name: str) -> torch.device:
+    """The device: ``auto`` takes CUDA, then Apple's, then the CPU.
+
+    Raises:
+        UserError: it is not there, or there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"trainer.device={name}: {str(error).splitlines()[0]}; allowed are auto, cpu, cuda, cuda:N, mps"
+        ) from error
+    return device
+
+
+def check_combination(config: DictConfig | Node) -> None:
+    """What can be seen to be impossible before any data is read; ``config`` has passed ``config.check``.
+
+    Raises:
+        UserError: the first impossible combination.
+    """
+    config = plain(config)
+    allowed = config["allow_modules"]
+    strategies = {name: plug(node, "imbalance", allowed) for name, node in (config["imbalance"] or {}).items() if node}
+    _one_per_place({name: strategy.func.place for name, strategy in strategies.items()})  # type: ignore[attr-defined]
+    trainer = config["trainer"]
+    if trainer["epochs"] is None and trainer["steps"] is None:
+        raise UserError("trainer.epochs and trainer.steps are both null: one of them has to be a number")
+    needs = plug(config["encoder"], "encoder", allowed).func.needs  # type: ignore[attr-defined]
+    provides = plug(config["dataset"], "dataset", allowed).func.provides  # type: ignore[attr-defined]
+    if needs and provides and needs not in provides:
+        chosen = (
+            f"encoder={_option(config['encoder'])} reads {needs}, dataset={_option(config['dataset'])} has {choices(provides)}"
+        )
+        raise UserError(f"{chosen}; encoder=mlp reads any fields")
+
+
+def _option(node: Node) -> str:
+    """The name of a plug-in as users know it: that of its module."""
+    return str(node["_target_"]).split(".")[-2]
+
+
+def _one_per_place(places: Mapping[str, str]) -> None:
+    taken: dict[str, str] = {}
+    for name, place in places.items():
+        if (other := taken.setdefault(place, name)) != name:
+            raise UserError(f"imbalance=[{other},{name}]: both act on the {place}, where only one can; choose one of them")
+
+
+def make_strategies(config: Node, targets: Mapping[str, TargetSpec]) -> tuple[dict[str, Strategy], list[str]]:
+    """The imbalance strategies by name, and what is to be said about the tasks that they leave alone.
+
+    Raises:
+        UserError: two at one place, a task that does not exist, or none that a strategy could serve.
+    """
+    allowed = config["allow_modules"]
+    nodes = {name: node for name, node in (config["imbalance"] or {}).items() if node}
+    strategies = {name: cast(Strategy, plug(node, "imbalance", allowed)()) for name, node in nodes.items()}
+    notes = []
+    _one_per_place({name: strategy.place for name, strategy in strategies.items()})
+    for name, strategy in strategies.items():
+        for task in strategy.tasks or ():
+            if task not in targets:
+                raise UserError(
+                    f"imbalance.{name}.tasks: there is no task {task}; the tasks are {choices(targets)}{nearest(task, targets)}"
+                )
+        served = strategy.serves(targets)
+        if not served:
+            kinds = ", ".join(sorted(strategy.kinds))
+            raise UserError(f"imbalance={name}: none of the tasks {choices(targets)} can be served; it is for {kinds} tasks")
+        left = [task for task in targets if task not in served]
+        if left:
+            notes.append(f"imbalance={name} acts on {', '.join(served)}; {', '.join(left)} stay as they are")
+    return strategies, notes
+
+
+def make_model(config: Node, streams: Mapping[str, StreamSpec], targets: Mapping[str, TargetSpec]) -> MultiTaskModel:
+    """The untrained model, on the CPU; the same seed gives the same weights."""
+    seed, allowed = config["seed"], config["allow_modules"]
+    tasks = make_tasks(targets)
+    make_encoder = plug(config["encoder"], "encoder", allowed)
+
+    def encoder(names: Sequence[str], name: str) -> Encoder:
+        with seeded(seed, "encoder", name):
+            return cast(Encoder, make_encoder({stream: streams[stream] for stream in names}))
+
+    sharing: Sharing = plug(config["sharing"], "sharing", allowed)(encoder, {task.name: task.spec.stream for task in tasks})
+    return MultiTaskModel(sharing, tasks, seed, _criteria(config, targets))
+
+
+def _criteria(config: Node, targets: Mapping[str, TargetSpec]) -> dict[str, functools.partial[Criterion]]:
+    """The factory of each task's criterion: one object for all the tasks that a strategy serves."""
+    strategies, _ = make_strategies(config, targets)
+    factories: dict[str, functools.partial[Criterion]] = {}
+    for name, strategy in strategies.items():
+        if isinstance(strategy, Criterion):
+            factory = plug(config["imbalance"][name], "imbalance", config["allow_modules"])
+            factories |= dict.fromkeys(strategy.serves(targets), factory)
+    return factories
+
+
+def make_weighting(config: Node, model: MultiTaskModel) -> Weighting:
+    """The weighting; where nothing couples the tasks it is ``equal``, whatever is configured."""
+    if model.sharing.independent:
+        return Equal(model.order)
+    return cast(Weighting, plug(config["weighting"], "weighting", config["allow_modules"])(model.order))
+
+
+def make_learner(config: Node, options: TrainerConfig, network: Network, weighting: Weighting, epochs: int) -> Learner:
+    """Optimizer, schedule and early stopping of one network."""
+    allowed = config["allow_modules"]
+    groups = [{"params": network.parameters()}, *weighting.parameter_groups()]
+    optimizer = plug(config["optimizer"], "optimizer", allowed)(groups)
+    scheduler = None
+    if config["scheduler"]:
+        schedule = plug(config["scheduler"], "scheduler", allowed)
+        own = schedule.func.__module__.partition(".")[0] == __package__  # torch's take the optimizer only
+        scheduler = schedule(optimizer, epochs) if own else schedule(optimizer)
+    stopping = options.early_stopping
+    return Learner(network, optimizer, scheduler, options.clip_norm, Stopping(stopping.patience, stopping.min_delta))
+
+
+def make_trainer(config: Node, options: TrainerConfig, data: Data, model: MultiTaskModel, device: torch.device) -> Trainer:
+    """Everything that training needs, on the device; ``model`` is moved there."""
+    seed = config["seed"]
+    _check_monitor(options.early_stopping.monitor, model.tasks)
+    strategies, _ = make_strategies(config, data.targets)
+    resamplers = {name: strategy for name, strategy in strategies.items() if isinstance(strategy, Resampler)}
+    model.to(device)
+    weighting = make_weighting(config, model).to(device)
+    loader = IndexLoader(options.batch_size, seed, device)
+    train = data.splits["train"].to(device)
+    plan = Plan(
+        planned_epochs(options.epochs, options.steps, loader.batches(train)),
+        options.steps,
+        options.early_stopping.monitor,
+        options.l1,
+        options.precision,
+        options.eval_batch_size,
+        options.max_skipped,
+        seed,
+    )
+    learners = [make_learner(config, options, network, weighting, plan.epochs) for network in model.networks()]
+    validation = pack(data.splits["validation"].to(device), model.task_groups)
+    trainer = Trainer(model, weighting, learners, model.tasks, train, validation, loader, resamplers, plan)
+    trainer.fit_criteria()
+    return trainer
+
+
+def _check_monitor(monitor: str, tasks: Sequence[Task]) -> None:
+    allowed = ["average", *(task.name for task in tasks)]
+    if monitor not in allowed:
+        said = f"{choices(allowed)}{nearest(monitor, allowed)}"
+        raise UserError(f"trainer.early_stopping.monitor={monitor}: there is no such task; allowed are {said}")

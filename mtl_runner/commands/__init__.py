@@ -1,0 +1,1 @@
+"""What the command line does, one command a file. Imported when a command is chosen, never before."""

@@ -1,0 +1,136 @@
+"""Composes and checks the configuration of every job before Hydra starts any: an error leaves nothing behind."""
+
+import os
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_automatic_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from mtl_runner.commands.allowed import allowed_modules
+from mtl_runner.commands.safety import check_hydra_node, check_searchpath
+from mtl_runner.config import config_dir, problems
+from mtl_runner.errors import UserError
+
+CONFIG_NAME = "config"
+MODULE = "mtl_runner.commands.job"
+"""Of the task function; a relative ``--config-path`` counts from there, as it does in Hydra."""
+
+
+def check(args: Namespace, runs: bool) -> None:
+    """Raises an error where the command line ``args`` does not make a valid configuration.
+
+    Where it trains something (``runs``), every job's keys, types and classes are checked as well, and the tracker is prepared
+    for jobs that start at the same time.
+    """
+    with _hydra(args) as hydra:
+        check_searchpath(_searchpath(hydra, args.config_name or CONFIG_NAME), args.overrides)
+        mode = _mode(hydra, args) if runs else RunMode.RUN
+        master = hydra.compose_config(args.config_name or CONFIG_NAME, list(args.overrides), run_mode=mode)
+        allowed = allowed_modules(args.overrides)
+        check_hydra_node(master.hydra, allowed)
+        if not runs:
+            return
+        configurations = _jobs(hydra, master) if mode == RunMode.MULTIRUN else [master]
+        _check_jobs(configurations, allowed)
+        if mode == RunMode.MULTIRUN:
+            _prepare_tracking(configurations)
+
+
+@contextmanager
+def _hydra(args: Namespace) -> Iterator[Hydra]:
+    """A Hydra that sees what the real one will see."""
+    search_path = create_automatic_config_search_path(None, MODULE, args.config_path or str(config_dir()))
+    if args.config_dir is not None:
+        folder = os.path.abspath(args.config_dir)
+        if not os.path.isdir(folder):
+            raise UserError(f"--config-dir {args.config_dir}: there is no such folder")
+        search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+    try:
+        yield Hydra.create_main_hydra2(task_name="mtl-run", config_search_path=search_path)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _searchpath(hydra: Hydra, config_name: str) -> Any:
+    """What the primary configuration adds to the search path; Hydra lets no other file do so."""
+    primary = hydra.config_loader.repository.load_config(config_name)  # type: ignore[attr-defined]
+    return OmegaConf.select(primary.config, "hydra.searchpath") if primary is not None else None
+
+
+def _mode(hydra: Hydra, args: Namespace) -> RunMode:
+    """Whether this is a sweep; ``hydra.mode`` in a file makes it one too."""
+    if args.multirun:
+        return RunMode.MULTIRUN
+    return hydra.get_mode(args.config_name or CONFIG_NAME, list(args.overrides)) or RunMode.RUN
+
+
+def _jobs(hydra: Hydra, master: DictConfig) -> list[DictConfig]:
+    """The configuration of each job of a sweep. Only the basic sweeper says beforehand what it is going to run; for
+    another one the configuration without the swept values stands for them all, and each job checks its own."""
+    sweeper = master.hydra.sweeper
+    if sweeper._target_ != f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}":
+        return [master]
+    typed = [f"{key}={value}" for key, value in (sweeper.params or {}).items()] + list(master.hydra.overrides.task)
+    parsed = OverridesParser.create(config_loader=hydra.config_loader).parse_overrides(typed)
+    batches = BasicSweeper.split_arguments(parsed, sweeper.max_batch_size)
+    return [_job(hydra, master, overrides, number) for number, overrides in enumerate(job for batch in batches for job in batch)]
+
+
+def _job(hydra: Hydra, master: DictConfig, overrides: Sequence[str], number: int) -> DictConfig:
+    config: DictConfig = hydra.config_loader.load_sweep_config(master, list(overrides))
+    with open_dict(config):
+        config.hydra.job.id, config.hydra.job.num = str(number), number
+    return config
+
+
+def _check_jobs(configurations: Sequence[DictConfig], allowed: Sequence[str]) -> None:
+    wrong: dict[str, None] = {}
+    for config in configurations:
+        check_hydra_node(config.hydra, allowed)
+        wrong.update(dict.fromkeys(_job_problems(config, allowed)))
+    if wrong:
+        raise UserError("\n".join(wrong))
+
+
+def _job_problems(config: DictConfig, allowed: Sequence[str]) -> list[str]:
+    task = _task_config(config)
+    if lines := problems(task, allowed):
+        return lines
+    from mtl_runner.build import check_combination
+
+    try:
+        check_combination(task)
+    except UserError as error:
+        return str(error).splitlines()
+    return []
+
+
+def _task_config(config: DictConfig) -> DictConfig:
+    """What the job will get: everything but Hydra's own node, which interpolations may still read."""
+    HydraConfig.instance().set_config(config)
+    task = config.copy()
+    with open_dict(task):
+        del task["hydra"]
+    return task
+
+
+def _prepare_tracking(configurations: Sequence[DictConfig]) -> None:
+    """Creates the tracking database and experiment once, before jobs could do so at the same time."""
+    from mtl_runner.tracking import prepare
+
+    seen = set()
+    for config in map(_task_config, configurations):
+        key = OmegaConf.to_yaml(OmegaConf.create({"name": config.name, "tracker": config.tracker}), resolve=True)
+        if key not in seen:
+            seen.add(key)
+            prepare(config)

@@ -1,0 +1,153 @@
+"""What the terminal shows of a run; plain lines where it is no terminal."""
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.tree import Tree
+
+from mtl_runner.evaluate import Metrics
+from mtl_runner.metrics import METRICS
+from mtl_runner.tasks.base import Task
+
+log = logging.getLogger("mtl_runner")
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Messages go to the terminal as they are and, with the time, to ``path``."""
+    screen = logging.StreamHandler(sys.stdout)
+    screen.setFormatter(logging.Formatter("%(message)s"))
+    file = logging.FileHandler(path, delay=True)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level, propagate = log.level, log.propagate
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    for handler in (screen, file):
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.propagate = propagate
+        for handler in (screen, file):
+            log.removeHandler(handler)
+            handler.close()
+
+
+class Display:
+    """Progress: a bar on a terminal, otherwise one plain line an epoch.
+
+    Args:
+        epochs: planned number.
+        steps: steps in an epoch.
+        wanted: whether a bar is wanted at all.
+    """
+
+    def __init__(self, epochs: int, steps: int, wanted: bool) -> None:
+        self.epochs = epochs
+        self.steps = steps
+        console = Console()
+        self.bar = _bar(console) if wanted and console.is_terminal else None
+        self.task = TaskID(0)
+
+    def __enter__(self) -> "Display":
+        if self.bar:
+            self.bar.start()
+            self.task = self.bar.add_task("training", total=self.epochs * self.steps, said="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def step(self) -> None:
+        if self.bar:
+            self.bar.advance(self.task)
+
+    def epoch(self, number: int, metrics: Mapping[str, float]) -> None:
+        said = f"epoch {number}/{self.epochs}  {_summary(metrics)}"
+        if self.bar:
+            self.bar.update(self.task, completed=number * self.steps, said=said)
+        else:
+            print(said, flush=True)
+
+
+def _bar(console: Console) -> Progress:
+    columns = (TextColumn("{task.fields[said]}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
+def _summary(metrics: Mapping[str, float]) -> str:
+    losses = [value for name, value in metrics.items() if name.startswith("train/") and name.endswith("/loss")]
+    parts = [f"loss {sum(losses) / len(losses):.4f}"] if losses else []
+    if "validation/average" in metrics:
+        parts.append(f"validation average {metrics['validation/average']:.4f}")
+    return "  ".join(parts)
+
+
+def print_tree(config: Mapping[str, Any]) -> None:
+    """The resolved configuration."""
+    tree = Tree("configuration")
+    _grow(tree, config)
+    Console().print(tree)
+
+
+def _grow(tree: Tree, node: Mapping[str, Any]) -> None:
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            _grow(tree.add(f"[bold]{key}[/bold]"), value)
+        else:
+            tree.add(f"{key}: {value}", highlight=True)
+
+
+def sizes_line(sizes: Mapping[str, int]) -> str:
+    """Number of parameters of each part, in one line."""
+    parts = ", ".join(f"{name} {number:,}" for name, number in sizes.items() if number and name != "total")
+    return f"parameters: {sizes['total']:,} ({parts})"
+
+
+def print_results(metrics: Metrics, means: Mapping[str, float], tasks: Sequence[Task], title: str) -> None:
+    """Task × metric, a table for each family of metrics, and the average of the primary ones.
+
+    The primary metric of a task is marked; the last row of a table has the averages over its main tasks.
+    """
+    families: dict[frozenset[str], list[Task]] = {}
+    for task in tasks:
+        families.setdefault(frozenset(metric.name for metric in task.metrics), []).append(task)
+    console = Console()
+    if not console.is_terminal:  # a file takes what a table needs; on a terminal a narrow one is folded
+        console = Console(width=160)
+    for members in families.values():
+        console.print(_table(metrics, means, members, title))
+    console.print(
+        f"{title}: average of the primary metrics (*) of the main tasks: [bold]{_number(means.get('primary'))}[/bold]",
+        highlight=False,
+    )
+
+
+def _table(metrics: Metrics, means: Mapping[str, float], tasks: Sequence[Task], title: str) -> Table:
+    names = [metric.name for metric in METRICS[tasks[0].kind]]
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("task")
+    for name in names:
+        table.add_column(name.replace("_", "\n"), justify="right")
+    for task in tasks:
+        values = metrics[task.name]
+        cells = [_number(values[name]) + ("*" if name == task.primary.name else " ") for name in names]
+        table.add_row(task.name if task.main else f"{task.name} (auxiliary)", *cells)
+    if sum(task.main for task in tasks) > 1:
+        table.add_section()
+        table.add_row("average", *(_number(means.get(name)) + " " for name in names))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.4f}"

@@ -1,0 +1,96 @@
+"""What a person should know about the labels before training on them, one line each."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtl_runner.batch import MISSING
+from mtl_runner.datasets.labels import Labels
+from mtl_runner.datasets.preparation import Target
+from mtl_runner.datasets.stratify import Ints
+from mtl_runner.errors import UserError, choices
+
+
+def label_notes(
+    labels: Mapping[str, Labels], targets: Mapping[str, Target], values: Mapping[str, NDArray[Any]], parts: Mapping[str, Ints]
+) -> list[str]:
+    """Guessed types, missing labels, classes that are rare or not in every part, constant targets.
+
+    Raises ``UserError`` where no task has a label in the training part.
+    """
+    present = {name: ~np.isnan(array) if array.dtype.kind == "f" else array != MISSING for name, array in values.items()}
+    if not any(present[name][parts["train"]].any() for name in values):
+        raise UserError("no task has a label in the training part: there is nothing to learn from")
+    notes = [_guess(name, labels[name], target) for name, target in targets.items() if labels[name].guessed]
+    for name, target in targets.items():
+        lines = _missing(present[name], parts)
+        if present[name][parts["train"]].any():
+            lines += (
+                _classes(labels[name], target, values[name], parts)
+                if target.labelled
+                else _constant(labels[name], parts["train"])
+            )
+        notes += [f"task {name}: {line}" for line in lines]
+    return notes
+
+
+def _guess(name: str, labels: Labels, target: Target) -> str:
+    what = ""
+    if labels.kind == "binary":
+        what = f", positive: {target.classes[1]}"
+    elif labels.kind == "multiclass":
+        what = f", {len(target.classes)} classes"
+    return f"task {name}: taken for {labels.kind}{what} (dataset.tasks.{name}.type says otherwise)"
+
+
+def _missing(present: NDArray[np.bool_], parts: Mapping[str, Ints]) -> list[str]:
+    counts = {
+        part: (int(present[rows].any(axis=-1).sum() if present.ndim > 1 else present[rows].sum()), len(rows))
+        for part, rows in parts.items()
+    }
+    if all(have == rows for have, rows in counts.values()):
+        return []
+    if not any(have for have, _ in counts.values()):
+        return ["has no label at all; it is neither trained nor measured"]
+    told = [f"{have} of {rows} {part} rows have a label" for part, (have, rows) in counts.items()]
+    return ["; ".join(told) + ("; it is not trained" if not counts["train"][0] else "")]
+
+
+def _classes(labels: Labels, target: Target, values: NDArray[Any], parts: Mapping[str, Ints]) -> list[str]:
+    counts = {part: _counted(values[rows], len(target.classes)) for part, rows in parts.items()}
+    lines = []
+    if (counts["train"] > 0).sum() == 1:
+        lines.append(f"is constant in the training part: always {target.classes[int(counts['train'].argmax())]}")
+    total = np.sum(list(counts.values()), axis=0)
+    if single := [name for name, count in zip(target.classes, total, strict=True) if count == 1]:
+        lines.append(f"one row only of class {choices(single)}")
+    for part, rows in counts.items():
+        absent = [
+            name for name, count, everywhere in zip(target.classes, rows, total, strict=True) if not count and everywhere > 1
+        ]
+        if absent and rows.any():
+            lines.append(f"no {part} row of class {choices(absent)}")
+    if unseen := _unseen(labels, target):
+        lines.append(f"class {choices(unseen)} is not in the training part; its rows count as unlabelled")
+    return lines
+
+
+def _unseen(labels: Labels, target: Target) -> list[str]:
+    return [name for name in labels.names if name not in target.labels] if target.other is None else []
+
+
+def _counted(values: NDArray[Any], classes: int) -> NDArray[np.int64]:
+    known = ~np.isnan(values) if values.dtype.kind == "f" else values != MISSING
+    return np.bincount(values[known].astype(np.int64), minlength=classes)
+
+
+def _constant(labels: Labels, training: Ints) -> list[str]:
+    assert labels.values is not None
+    lines = []
+    for name, column in zip(labels.columns, labels.values[training].T, strict=True):
+        known = column[~np.isnan(column)]
+        if len(known) and known.min() == known.max():
+            lines.append(f"column '{name}' is constant in the training part: always {known[0]:g}")
+    return lines

@@ -1,0 +1,233 @@
+"""Files of rows: CSV and its relatives (as text) and Parquet (typed), gzip or not, whole or in batches."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.csv as arrow_csv
+from pyarrow import parquet
+
+from mtl_runner.datasets.columns import MISSING_TEXTS
+from mtl_runner.datasets.text import Layout, explained, layout, line_of, opened
+from mtl_runner.errors import UserError, choices, nearest
+
+Rows: TypeAlias = pa.Table | pa.RecordBatch
+
+TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".data", ".test", ".dat")
+PARQUET_SUFFIXES = (".parquet", ".pq")
+COMPRESSED_SUFFIXES = (".gz", ".bz2")
+_BLOCK = 4 << 20
+_BUFFER = 1 << 18
+_SOURCE = b"mtl_runner.source"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read the files."""
+
+    separator: str | None = None
+    """Between the values of a line; None: found out from the first lines."""
+    encoding: str = "utf-8"
+    missing: tuple[str, ...] = MISSING_TEXTS
+    """Texts that mean there is no value."""
+    names: tuple[str, ...] = ()
+    """Column names of a text file without a header line; a first line that holds only such names is a header all the same."""
+    comment: str | None = None
+    """Lines that start with it are skipped."""
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Reading":
+        """From ``dataclasses.asdict``, also after a trip through a file."""
+        return cls(**{**stored, "missing": tuple(stored["missing"]), "names": tuple(stored["names"])})
+
+
+def read(paths: str | Sequence[str], reading: Reading) -> pa.Table:
+    """All rows of one file, or of several one after the other (same column names, in any order).
+
+    Raises ``UserError`` for a file that is not there, is empty, is malformed or holds no row.
+    """
+    files = [paths] if isinstance(paths, str) else list(paths)
+    if not files:
+        raise UserError("dataset.path names no file")
+    return concatenated([_whole(find(path), reading) for path in files])
+
+
+def concatenated(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table of the rows of several with the same column names, in the first one's order."""
+    if len(tables) == 1:
+        return tables[0]
+    names = tables[0].schema.names
+    for table in tables[1:]:
+        if odd := set(table.schema.names) ^ set(names):
+            together = f"{where(tables[0])} and {where(table)}"
+            raise UserError(f"{together} do not have the same columns; only one of them has {choices(sorted(odd))}")
+    tables = [table.select(names) for table in tables]
+    mixed = [name for name in names if len({str(table.schema.field(name).type) for table in tables}) > 1]
+    aligned = [_as_text(table, mixed) for table in tables]
+    return _sourced(pa.concat_tables(aligned), [source for table in tables for source in _sources(table)])
+
+
+def read_batches(
+    path: str | Path, columns: Sequence[str] | None = None, rows_per_batch: int = 65536, reading: Reading | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The file's rows in order, at most ``rows_per_batch`` at a time; memory does not grow with the file.
+
+    Only the named ``columns`` are read (None: all), and those that are not there are left out: ``Preparation.inputs`` names them.
+    """
+    found = find(str(path))
+    reading = reading or Reading()
+    first = 0
+    for batch in (
+        _parquet_batches(found, columns, rows_per_batch) if is_parquet(found) else _text_batches(found, columns, reading)
+    ):
+        for start in range(0, batch.num_rows, rows_per_batch):
+            piece = batch.slice(start, rows_per_batch)
+            yield _sourced(piece, [{"path": str(found), "first": first, "rows": piece.num_rows, "reading": asdict(reading)}])
+            first += piece.num_rows
+
+
+def column_names(path: str | Path, reading: Reading | None = None) -> tuple[str, ...]:
+    """The names of a file's columns."""
+    found = find(str(path))
+    if is_parquet(found):
+        return tuple(_parquet(found).schema_arrow.names)
+    return _layout(found, reading or Reading()).names
+
+
+def find(path: str) -> Path:
+    """The file; also the one with ``.gz`` added or taken away, where only that is there."""
+    typed = Path(path).expanduser()
+    other = typed.with_suffix("") if typed.suffix == ".gz" else typed.with_name(typed.name + ".gz")
+    found = next((candidate for candidate in (typed, other) if candidate.is_file()), None)
+    if found is None:
+        if typed.is_dir():
+            raise UserError(
+                f"{typed} is a folder; name a file in it: {choices(sorted(file.name for file in typed.iterdir()), 5)}"
+            )
+        beside = [file.name for file in typed.parent.iterdir()] if typed.parent.is_dir() else []
+        place = (
+            f"in {typed.parent}: {choices(sorted(beside), 5)}"
+            if beside
+            else f"there is no folder {typed.parent} with files in it"
+        )
+        raise UserError(f"there is no file {typed}{nearest(typed.name, beside)}; {place}")
+    if _suffix(found) not in TEXT_SUFFIXES + PARQUET_SUFFIXES:
+        raise UserError(f"{found} has an unknown extension; allowed: {choices(TEXT_SUFFIXES + PARQUET_SUFFIXES)}, also with .gz")
+    return found
+
+
+def where(rows: Rows, row: int | None = None) -> str:
+    """``file, line 12`` of a row of a table that was read here, or the file alone; lines count from 1, the header included."""
+    sources = _sources(rows)
+    if row is None:
+        return " and ".join(source["path"] for source in sources) or "the table"
+    for source in sources:
+        if row < source["rows"]:
+            path, number = Path(source["path"]), source["first"] + row
+            if is_parquet(path):
+                return f"{path}, row {number + 1}"
+            reading = Reading.from_json(source["reading"])
+            return f"{path}, line {line_of(path, number, _layout(path, reading), reading.encoding, reading.comment)}"
+        row -= source["rows"]
+    return f"row {row + 1}"
+
+
+def is_parquet(path: Path) -> bool:
+    """By its extension."""
+    return _suffix(path) in PARQUET_SUFFIXES
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.stem).suffix.lower() if path.suffix.lower() in COMPRESSED_SUFFIXES else path.suffix.lower()
+
+
+def _whole(path: Path, reading: Reading) -> pa.Table:
+    if is_parquet(path):
+        table = _parquet(path).read()
+        _unique(path, table.schema.names)
+    else:
+        shape = _layout(path, reading)
+        parse, convert = _options(shape)
+        with opened(path, reading.comment) as stream:
+            options = arrow_csv.ReadOptions(block_size=_BLOCK, encoding=reading.encoding, column_names=shape.given)
+            try:
+                table = arrow_csv.read_csv(stream, options, parse, convert)
+            except pa.ArrowInvalid as error:
+                raise explained(path, shape, reading.encoding, reading.comment, error) from None
+        table = table.rename_columns(list(shape.names))
+    if not table.num_rows:
+        raise UserError(f"{path} has a header and no rows")
+    return _sourced(table, [{"path": str(path), "first": 0, "rows": table.num_rows, "reading": asdict(reading)}])
+
+
+def _text_batches(path: Path, columns: Sequence[str] | None, reading: Reading) -> Iterator[pa.RecordBatch]:
+    shape = _layout(path, reading)
+    parse, convert = _options(shape, columns)
+    if columns is not None and not convert.include_columns:
+        raise UserError(f"{path} has none of the columns {choices(columns)}; it has: {choices(shape.names)}")
+    renamed = dict(zip(shape.raw, shape.names, strict=True))
+    with opened(path, reading.comment) as stream:
+        options = arrow_csv.ReadOptions(block_size=_BLOCK, encoding=reading.encoding, column_names=shape.given, use_threads=False)
+        try:
+            for batch in arrow_csv.open_csv(stream, options, parse, convert):
+                yield batch.rename_columns([renamed[name] for name in batch.schema.names])
+        except pa.ArrowInvalid as error:
+            raise explained(path, shape, reading.encoding, reading.comment, error) from None
+
+
+def _options(shape: Layout, columns: Sequence[str] | None = None) -> tuple[arrow_csv.ParseOptions, arrow_csv.ConvertOptions]:
+    """Every cell as it is written: what it means is for ``columns.py`` to say, the same for all kinds of files."""
+    parse = arrow_csv.ParseOptions(delimiter=shape.separator, newlines_in_values=True)
+    kept = [raw for raw, name in zip(shape.raw, shape.names, strict=True) if columns is None or name in columns]
+    convert = arrow_csv.ConvertOptions(
+        column_types=dict.fromkeys(shape.raw, pa.string()), strings_can_be_null=False, include_columns=kept
+    )
+    return parse, convert
+
+
+def _parquet_batches(path: Path, columns: Sequence[str] | None, rows: int) -> Iterator[pa.RecordBatch]:
+    file = _parquet(path)
+    names = file.schema_arrow.names
+    _unique(path, names)
+    kept = names if columns is None else [name for name in names if name in columns]
+    if not kept:
+        raise UserError(f"{path} has none of the columns {choices(columns or ())}; it has: {choices(names)}")
+    yield from file.iter_batches(rows, columns=kept, use_threads=False)
+
+
+def _parquet(path: Path) -> parquet.ParquetFile:
+    try:
+        return parquet.ParquetFile(path, buffer_size=_BUFFER)  # without a buffer, a whole row group's column is in memory
+    except pa.ArrowInvalid:
+        raise UserError(f"{path} is not a Parquet file") from None
+
+
+def _layout(path: Path, reading: Reading) -> Layout:
+    found = layout(path, reading.separator, reading.encoding, reading.names, reading.comment)
+    _unique(path, found.names)
+    return found
+
+
+def _unique(path: Path, names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"{path} has several columns of the same name: {choices(twice)}")
+
+
+def _as_text(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    for name in names:
+        table = table.set_column(table.schema.get_field_index(name), name, table.column(name).cast(pa.string()))
+    return table.replace_schema_metadata(None)
+
+
+def _sourced(rows: Any, sources: list[dict[str, Any]]) -> Any:
+    """Rows that remember where they come from: the metadata travel with them at no cost."""
+    return rows.replace_schema_metadata({_SOURCE: json.dumps(sources).encode()})
+
+
+def _sources(rows: Rows) -> list[dict[str, Any]]:
+    stored = (rows.schema.metadata or {}).get(_SOURCE)
+    return list(json.loads(stored)) if stored else []

@@ -1,0 +1,151 @@
+"""Use what was trained: predictions for new rows, metrics on labelled ones."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import torch
+from torch import Tensor
+
+from mtl_runner import build, checkpoint
+from mtl_runner.batch import Batch, TargetSpec
+from mtl_runner.config.schema import check, plain
+from mtl_runner.datasets.preparation import Preparation
+from mtl_runner.datasets.reading import read_batches
+from mtl_runner.errors import UserError, choices
+from mtl_runner.evaluate import Report, averages, measure
+from mtl_runner.folder import RunFolder
+from mtl_runner.model import MultiTaskModel
+from mtl_runner.predictions import columns
+from mtl_runner.tasks.group import pack
+from mtl_runner.tracking import locate
+
+OUTPUTS = (".parquet", ".csv")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and all that it takes to use it on raw rows."""
+
+    model: MultiTaskModel
+    preparation: Preparation
+    targets: Mapping[str, TargetSpec]
+
+    @torch.inference_mode()
+    def outputs(self, rows: pa.RecordBatch | pa.Table) -> dict[str, Tensor]:
+        """Outputs [T, N, …] of each group, on the CPU, for raw rows."""
+        device = next(self.model.parameters()).device
+        fields = {name: value.to(device) for name, value in self.preparation.inputs(rows).items()}
+        return {key: value.cpu() for key, value in self.model.outputs({self.preparation.stream: fields}).items()}
+
+    def predictions(self, rows: pa.RecordBatch | pa.Table) -> dict[str, pa.Array]:
+        """What a user reads, by column name, for raw rows."""
+        outputs = self.outputs(rows)
+        groups = self.model.task_groups
+        by_task = {name: outputs[key][i] for key, group in groups.items() for i, name in enumerate(group.names)}
+        return columns(by_task, self.targets)
+
+
+def load(run: str | Path, device: str = "auto") -> Trained:
+    """The model of a run (a run folder or an MLflow run id) with its best weights, ready to predict.
+
+    Raises:
+        UserError: there is no such run, or it is not finished.
+    """
+    folder = RunFolder(locate(run))
+    from omegaconf import OmegaConf
+
+    node = plain(OmegaConf.load(folder.path / "config.yaml"))  # type: ignore[arg-type]
+    check(node, node.get("allow_modules", []))
+    streams, targets = folder.read_specs()
+    if not folder.best.exists():
+        raise UserError(f"{run}: has no trained model yet (checkpoints/best.pt is written at the end of a run)")
+    model = build.make_model(node, streams, targets).to(build.make_device(device))
+    model.load_state_dict(checkpoint.load(folder.best))
+    preparation = Preparation.from_json(folder.read_json("data.json")["preparation"])
+    return Trained(model.eval(), preparation, targets)
+
+
+def predict(run: str | Path, input: Path, output: Path, batch_size: int = 65536) -> None:
+    """Write every task's predictions for the rows of ``input``, in their order, to ``output`` (.parquet or .csv).
+
+    Memory is bounded by ``batch_size``, not by the file. ``output`` appears when it is complete.
+
+    Raises:
+        UserError: an unknown format, a column that is not there, a cell that cannot be read.
+    """
+    if output.suffix not in OUTPUTS:
+        raise UserError(f"--output {output}: the format is taken from the ending; allowed are {choices(OUTPUTS)}")
+    trained = load(run)
+    with _whole(output) as temporary, _writer(temporary, output.suffix) as write:
+        for rows in read_batches(input, trained.preparation.columns, batch_size, trained.preparation.reading):
+            write(pa.RecordBatch.from_pydict(trained.predictions(rows)))
+
+
+def evaluate(run: str | Path, input: Path, batch_size: int = 65536) -> Report:
+    """Print the metrics of a run on labelled rows, task × metric, and return them.
+
+    Raises:
+        UserError: as ``predict``; a task's column that is not there.
+    """
+    from mtl_runner.console import print_results
+
+    trained = load(run)
+    preparation, model = trained.preparation, trained.model
+    pieces: dict[str, list[Tensor]] = {key: [] for key in model.task_groups}
+    labels: dict[str, list[Tensor]] = {name: [] for name in trained.targets}
+    wanted = tuple(dict.fromkeys([*preparation.columns, *preparation.target_columns(trained.targets)]))
+    for rows in read_batches(input, wanted, batch_size, preparation.reading):
+        for key, value in trained.outputs(rows).items():
+            pieces[key].append(value)
+        for name, target in preparation.targets(rows, list(trained.targets)).items():
+            labels[name].append(target)
+    streams = {name: spec.stream for name, spec in trained.targets.items()}
+    split = pack(Batch({}, {name: torch.cat(parts) for name, parts in labels.items()}, streams), model.task_groups)
+    report = measure(model.cpu(), {key: torch.cat(parts, 1) for key, parts in pieces.items()}, split)
+    print_results(report.metrics, averages(report.metrics, model.tasks), model.tasks, str(input))
+    return report
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A temporary name for ``path`` that becomes it when all went well, and is removed when not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writer(path: Path, suffix: str) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """Writes batches of one schema, which the first one gives."""
+    writer: pa.parquet.ParquetWriter | pa.csv.CSVWriter | None = None
+
+    def write(batch: pa.RecordBatch) -> None:
+        nonlocal writer
+        if suffix == ".csv":
+            batch = _plain_text(batch)
+        if writer is None:
+            make = pa.csv.CSVWriter if suffix == ".csv" else pa.parquet.ParquetWriter
+            writer = make(path, batch.schema)
+        writer.write_batch(batch)
+
+    try:
+        yield write
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _plain_text(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Dictionary columns as text: a CSV file has no other way to hold them."""
+    arrays = [column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column for column in batch.columns]
+    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)

@@ -1,0 +1,238 @@
+"""One run: data, model, training, test; everything into its folder."""
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import save_file
+
+from mtl_runner import build, checkpoint, figures
+from mtl_runner.batch import Data, labelled
+from mtl_runner.config import TrainerConfig, check, plug
+from mtl_runner.config.schema import plain
+from mtl_runner.console import Display, log, logging_to, print_results, print_tree, sizes_line
+from mtl_runner.errors import UserError
+from mtl_runner.evaluate import averages, confusions, evaluate, measure, predict, score
+from mtl_runner.folder import RunFolder, now, write_text
+from mtl_runner.model import MultiTaskModel
+from mtl_runner.pretrained import start_from
+from mtl_runner.tasks.group import pack
+from mtl_runner.tracking.base import State, Tracker
+from mtl_runner.trainer import Trainer
+
+Node = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The objects of a run."""
+
+    data: Data
+    model: MultiTaskModel
+    trainer: Trainer
+    tracker: Tracker
+
+
+def run(config: DictConfig, path: Path, choices: Mapping[str, str], overrides: list[str], sweep: str | None) -> float:
+    """Train what ``config`` describes, into the folder ``path``; returns the validation average of the restored weights.
+
+    Raises:
+        UserError: the configuration or the data cannot be used; nothing but the log is in the folder then.
+    """
+    node = plain(config)
+    folder = RunFolder(path)
+    with logging_to(path / "run.log"):
+        if node["print_config"]:
+            print_tree(node)
+        parts = _make(node)
+        write_text(path / "config.yaml", OmegaConf.to_yaml(node))
+        folder.write_data(parts.data)
+        folder.status(
+            state="running", started=now(), ended=None, epoch=0, error=None, name=node["name"],
+            choices=dict(choices), overrides=overrides, sweep=sweep, commit=_commit(),
+        )  # fmt: skip
+        checkpoint.save(parts.trainer.state_dict(), folder.last)
+        return _train(node, folder, parts)
+
+
+def resume(path: Path, epochs: int | None = None, steps: int | None = None) -> float:
+    """Go on with the run in ``path``, with a larger budget if one is given; returns as ``run`` does.
+
+    On the CPU it ends with the same weights, bit for bit, as a run that was never interrupted.
+    """
+    folder = RunFolder(path)
+    node = _read_config(path)
+    status = folder.read_json("status.json")
+    _enlarge(node["trainer"], epochs, steps)
+    if status["state"] == "finished" and epochs is None and steps is None:
+        raise UserError(f"resume={path}: this run is finished; a larger trainer.epochs or trainer.steps makes it go on")
+    with logging_to(path / "run.log"):
+        parts = _make(node)
+        known = folder.read_json("data.json")["fingerprint"]
+        if parts.data.fingerprint != known:
+            raise UserError(f"resume={path}: the data are not those that the run was started with (fingerprint {known})")
+        parts.trainer.load_state_dict(checkpoint.load(folder.last))
+        if status["state"] == "finished" and not parts.trainer.running:
+            raise UserError(f"resume={path}: this run stopped early; a larger budget changes nothing")
+        folder.cut_metrics(parts.trainer.progress.epoch)
+        write_text(path / "config.yaml", OmegaConf.to_yaml(node))
+        folder.status(state="running", ended=None, error=None, epoch=parts.trainer.progress.epoch)
+        log.info("resuming after epoch %d", parts.trainer.progress.epoch)
+        return _train(node, folder, parts)
+
+
+def _make(node: Node) -> Parts:
+    """Everything that a run needs, made before anything is written."""
+    options = build.trainer_options(node["trainer"])
+    _set_up_torch(options)
+    device = build.make_device(options.device)
+    data: Data = plug(node["dataset"], "dataset", node["allow_modules"])().load()
+    _, notes = build.make_strategies(node, data.targets)
+    for line in (*data.notes, *notes, *_unlabelled(data)):
+        log.info("note: %s", line)
+    model = build.make_model(node, data.streams, data.targets)
+    if node["init_from"]:
+        log.info(start_from(model, data, **node["init_from"]))
+    sizes = model.sizes()
+    trainer = build.make_trainer(node, options, data, model, device)
+    log.info("%s on %s", sizes_line(sizes), device)
+    return Parts(data, model, trainer, plug(node["tracker"], "tracker", node["allow_modules"])())
+
+
+def _train(node: Node, folder: RunFolder, parts: Parts) -> float:
+    tracker, trainer = parts.tracker, parts.trainer
+    tracker.start(folder.path)
+    with _ending(folder, tracker):
+        wanted = node["trainer"]["progress"]
+        with Display(trainer.plan.epochs, trainer.steps_per_epoch(), wanted) as display:
+            for epoch in trainer.fit(display.step):
+                line = folder.append_metrics(epoch.number, epoch.step, epoch.metrics)
+                if trainer.plan.steps is None or epoch.step < trainer.plan.steps:
+                    # an epoch that the budget in steps cuts short is taken up again from its beginning
+                    checkpoint.save(trainer.state_dict(), folder.last)
+                folder.status(epoch=epoch.number)
+                tracker.log_metrics(line)
+                display.epoch(epoch.number, epoch.metrics)
+        return _finish(folder, parts)
+
+
+def _finish(folder: RunFolder, parts: Parts) -> float:
+    """Best weights, validation average, the one look at the test part, and the files that come of it."""
+    model, trainer, data = parts.model, parts.trainer, parts.data
+    tasks = model.tasks
+    trainer.restore_best()
+    checkpoint.save(model.state_dict(), folder.best)
+    weights = {name: value.contiguous() for name, value in model.state_dict().items() if not name.endswith("_extra_state")}
+    save_file(weights, folder.path / "weights.safetensors")
+    main = [task for task in tasks if task.main]
+    validation = score(evaluate(model, trainer.validation, trainer.plan.eval_batch_size).metrics, main or tasks)
+
+    test = pack(data.splits["test"].to(trainer.loader.device), model.task_groups)
+    outputs = predict(model, test, trainer.plan.eval_batch_size)
+    report = measure(model, outputs, test)
+    means = averages(report.metrics, tasks)
+    folder.write_json(
+        "test_metrics.json",
+        {
+            "tasks": {
+                name: {key: None if value != value else value for key, value in row.items()}
+                for name, row in report.metrics.items()
+            },
+            "average": means,
+            "primary": {task.name: task.primary.name for task in tasks},
+            "undefined": report.undefined(),
+            "validation_average": validation,
+            "best_epoch": {",".join(learner.network.tasks): learner.stopping.best_epoch for learner in trainer.learners},
+        },
+    )
+    matrices = confusions(model, outputs, test)
+    folder.write_json(
+        "confusion.json", {name: {"classes": list(data.targets[name].classes), "matrix": m} for name, m in matrices.items()}
+    )
+    figures.draw(folder.path)
+    if report.undefined():
+        log.info("note: undefined on the test part, and left out of the averages: %s", ", ".join(report.undefined()))
+    print_results(report.metrics, means, tasks, "test")
+    log.info("run folder: %s", folder.path)
+    return float("nan") if validation is None else validation
+
+
+@contextmanager
+def _ending(folder: RunFolder, tracker: Tracker) -> Iterator[None]:
+    """However the run ends, its folder and its tracker are told."""
+    state: State = "failed"
+    error = None
+    try:
+        yield
+        state = "finished"
+    except KeyboardInterrupt:
+        state = "interrupted"
+        raise
+    except Exception as problem:
+        error = f"{type(problem).__name__}: {problem}"
+        raise
+    finally:
+        folder.status(state=state, ended=now(), error=error)
+        tracker.finish(state)
+
+
+def _set_up_torch(options: TrainerConfig) -> None:
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    if options.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(options.deterministic)
+
+
+def _unlabelled(data: Data) -> list[str]:
+    """A line for each task that has no label in some part."""
+    consequences = {
+        "train": "its head is not trained, and its figures are those of random weights",
+        "validation": "it does not count in early stopping",
+        "test": "it has no test metrics",
+    }
+    return [
+        f"task {name} has no label in the {part} part: {consequences[part]}"
+        for name in data.targets
+        for part in consequences
+        if not labelled(data.splits[part].targets[name]).any()
+    ]
+
+
+def _enlarge(trainer: Node, epochs: int | None, steps: int | None) -> None:
+    for key, value in (("epochs", epochs), ("steps", steps)):
+        if value is None:
+            continue
+        if trainer[key] is None or value < trainer[key]:
+            raise UserError(
+                f"trainer.{key}={value}: a run is resumed with its own budget or a larger one; it has {key}: {trainer[key]}"
+            )
+        trainer[key] = value
+
+
+def _read_config(path: Path) -> Node:
+    node = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))
+    assert isinstance(node, dict)
+    values = {str(key): value for key, value in node.items()}
+    check(values, values.get("allow_modules", []))
+    return values
+
+
+def _commit() -> str | None:
+    """The git commit of the working folder, with ``+`` where files differ from it."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=2, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=2
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed else "")

@@ -1,0 +1,99 @@
+"""Writes ``model/`` into a run folder: an exported program, the fitted preparation, a signature."""
+
+import copy
+import importlib.metadata
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from mtl_runner.datasets.preparation import Preparation
+from mtl_runner.folder import read_specs
+from mtl_runner.predictions import columns
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+_REQUIREMENTS = ("mtl-runner", "torch", "mlflow", "pandas", "pyarrow")
+
+
+def package(folder: Path, model: nn.Module) -> Path:
+    """Makes ``model/``, which ``mlflow models serve`` and ``mlflow.pyfunc.load_model`` read; one that is there is replaced.
+
+    The code in it is this package's (``mtl_runner/serving/code.py``), so that it loads where the package is installed.
+
+    Args:
+        folder: the run folder, with its ``data.json``.
+        model: from inputs by stream and field to raw outputs by task; it is left as it is, wherever it is.
+    """
+    data = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+    preparation = Preparation.from_json(data["preparation"])
+    rows = pa.table({name: pa.nulls(2, pa.float64()) for name in preparation.columns})
+    inputs = {preparation.stream: preparation.inputs(rows)}
+    program = export(model, inputs)
+    with torch.inference_mode():
+        predicted = columns(program.module()(inputs), read_specs(data)[1])
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "program.pt2"
+        torch.export.save(program, path)
+        artifacts = {"program": str(path), "data": str(folder / "data.json")}
+        _save(folder / "model", artifacts, _signature(preparation, predicted))
+    return folder / "model"
+
+
+def export(model: nn.Module, inputs: Mapping[str, Mapping[str, Tensor]]) -> torch.export.ExportedProgram:
+    """The model in evaluation mode on the CPU, for any number of rows.
+
+    Args:
+        model: is copied.
+        inputs: an example of two rows (of one, the number of rows would be taken for a constant).
+    """
+    rows = torch.export.Dim("rows")
+    shapes = ({stream: {name: {0: rows} for name in fields} for stream, fields in inputs.items()},)
+    return torch.export.export(copy.deepcopy(model).cpu().eval(), (dict(inputs),), dynamic_shapes=shapes, strict=False)
+
+
+def _signature(preparation: Preparation, predicted: Mapping[str, pa.Array]) -> "ModelSignature":
+    """The input columns by name, each of any type and optional, as the preparation says what a cell may be.
+
+    MLflow's ``double`` would refuse a frame with a column of integers, and a text that means missing.
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema, TensorSpec
+    from mlflow.types.schema import AnyType
+
+    anything = AnyType()  # type: ignore[no-untyped-call]
+    inputs: list[ColSpec | TensorSpec] = [ColSpec(anything, name, required=False) for name in preparation.columns]
+    kinds = {name: "string" if pa.types.is_dictionary(column.type) else str(column.type) for name, column in predicted.items()}
+    return ModelSignature(Schema(inputs), Schema([ColSpec(kind, name) for name, kind in kinds.items()]))
+
+
+def _save(target: Path, artifacts: Mapping[str, str], signature: Any) -> None:
+    if target.exists():
+        shutil.rmtree(target)
+    with warnings.catch_warnings():
+        # type hints and an example would let MLflow guess the signature, which is given; it warns of its own ones, too
+        warnings.filterwarnings("ignore", message=".*(type hint|input example)", category=UserWarning)
+        import mlflow.pyfunc
+
+        mlflow.pyfunc.save_model(
+            target,
+            python_model=str(Path(__file__).with_name("code.py")),
+            artifacts=dict(artifacts),
+            signature=signature,
+            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS if _installed(name)],
+        )
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:  # a checkout that was not installed
+        return False

@@ -1,0 +1,172 @@
+"""A run folder in MLflow's terms: names, parameters, tags and points within MLflow's limits. Nothing here calls MLflow."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+from zlib import crc32
+
+from mtl_runner.errors import UserError
+from mtl_runner.tracking.base import Line, State
+
+MARK = "epoch"
+"""The metric that ends every line: where it has arrived, the whole line has."""
+
+_NAME_LENGTH, _VALUE_LENGTH = 250, 500
+_IN_NAME = ("dataset", "encoder", "sharing", "weighting", "imbalance")
+
+
+class Point(NamedTuple):
+    """One value of a metric; ``time`` in milliseconds. Sending the same point twice leaves one."""
+
+    name: str
+    value: float
+    time: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """Reads a run folder; every property reads its file once."""
+
+    folder: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """``config.yaml``."""
+        from omegaconf import OmegaConf
+
+        return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(self.folder / "config.yaml")))
+
+    @cached_property
+    def status(self) -> dict[str, Any]:
+        """``status.json``."""
+        return cast(dict[str, Any], _json(self.folder / "status.json"))
+
+    @property
+    def state(self) -> State:
+        """Running, finished, failed or interrupted."""
+        return cast(State, self.status["state"])
+
+    @property
+    def experiment(self) -> str:
+        """The experiment's name."""
+        return str(self.config["name"])
+
+    @property
+    def started(self) -> int:
+        """Milliseconds since 1970."""
+        return _milliseconds(self.status["started"])
+
+    @property
+    def ended(self) -> int | None:
+        """Milliseconds since 1970, or None while it runs."""
+        return _milliseconds(self.status["ended"]) if self.status.get("ended") else None
+
+    @property
+    def name(self) -> str:
+        """The choices in short, and what else was changed: ``digits-mlp-hard-equal seed=1``."""
+        chosen = self.status["choices"]
+        options = [chosen[group] for group in _IN_NAME if group in chosen and (group != "imbalance" or chosen[group] != "none")]
+        others = [text for text in self.status.get("overrides", []) if text.split("=")[0].lstrip("+~") not in chosen]
+        return " ".join(["-".join(options), *others])[:_NAME_LENGTH]
+
+    @property
+    def params(self) -> dict[str, str]:
+        """The resolved configuration, flat, each value at most 500 characters; ``config.yaml`` has all of it."""
+        return {safe(key): _short(value) for key, value in _flat(self.config)}
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The chosen option of each group, the commit, the data's fingerprint, the sweep and the folder."""
+        commit, sweep = self.status.get("commit"), self.status.get("sweep")
+        data = self.folder / "data.json"
+        tags = {
+            **self.status["choices"],
+            "git_commit": commit,
+            "mlflow.source.git.commit": commit,
+            "data_fingerprint": _json(data).get("fingerprint") if data.exists() else None,
+            "sweep": "/".join(Path(sweep).parts[-2:]) if sweep else None,
+            "mtl.folder": str(self.folder.absolute()),
+        }
+        return {safe(key): str(value) for key, value in tags.items() if value}
+
+    def lines(self) -> Iterator[Line]:
+        """The lines of ``metrics.jsonl``; one that was cut off in the middle is left out."""
+        path = self.folder / "metrics.jsonl"
+        for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                yield json.loads(text)
+            except ValueError:
+                return
+
+    def test_points(self) -> list[Point]:
+        """The test metrics, at the step and time of the last line."""
+        path = self.folder / "test_metrics.json"
+        if not path.exists():
+            return []
+        test, last = _json(path), next(reversed(list(self.lines())), {"time": 0.0, "step": 0})
+        values = {f"test/{task}/{name}": value for task, metrics in test["tasks"].items() for name, value in metrics.items()}
+        means = test.get("average", {}).items()
+        values |= {"test/average" if name == "primary" else f"test/average/{name}": value for name, value in means}
+        return [point for point in _points(values, last) if point.value is not None]
+
+    def artifacts(self) -> list[tuple[Path, str | None]]:
+        """Each file to keep and its folder in MLflow, the largest last."""
+        files = [self.folder / name for name in ("config.yaml", "status.json", "data.json", "test_metrics.json", "metrics.jsonl")]
+        files += sorted((self.folder / "figures").glob("*.png"))
+        files += sorted(path for path in (self.folder / "model").rglob("*") if path.is_file())
+        files += [self.folder / "checkpoints" / "best.pt"]
+        return [(path, _parent(path.relative_to(self.folder))) for path in files if path.exists()]
+
+
+def read(folder: Path) -> Record:
+    """The record of a run folder; ``UserError`` where it is none."""
+    missing = [name for name in ("config.yaml", "status.json") if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} is not a run folder: it has no {' and no '.join(missing)}")
+    return Record(folder)
+
+
+def points(line: Line) -> list[Point]:
+    """What one line says, its mark last."""
+    return [*_points(line["metrics"], line), *_points({MARK: line["epoch"]}, line)]
+
+
+def safe(name: str) -> str:
+    """``name`` as MLflow allows it; a changed name gets four hexadecimal digits, so that two names stay two."""
+    kept = "/".join(part if part.strip(".") else "_" for part in re.sub(r"[^\w.\- :/]", "_", name).split("/"))[: _NAME_LENGTH - 5]
+    return kept if kept == name else f"{kept}_{crc32(name.encode()) & 0xFFFF:04x}"
+
+
+def _points(values: Mapping[str, Any], line: Line) -> list[Point]:
+    return [Point(safe(name), value, round(line["time"] * 1000), line["step"]) for name, value in values.items()]
+
+
+def _flat(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from _flat(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= _VALUE_LENGTH else text[: _VALUE_LENGTH - 1] + "…"
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _milliseconds(moment: str) -> int:
+    return round(datetime.fromisoformat(moment).timestamp() * 1000)
+
+
+def _parent(path: Path) -> str | None:
+    return path.parent.as_posix() if len(path.parts) > 1 else None

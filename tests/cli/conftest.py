@@ -1,0 +1,58 @@
+"""The two commands, called in this process: a start of Python with torch takes seconds."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from standins import Command, Jobs, Result
+
+import mtl_runner.run
+import mtl_runner.tracking
+from mtl_runner import cli
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working folder; what is imported from it is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    for name in [name for name, module in sys.modules.items() if str(tmp_path) in str(getattr(module, "__file__", ""))]:
+        del sys.modules[name]
+
+
+def _command(name: str, main: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    def call(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return Result(int(ended.value.code or 0), out, err)
+
+    return call
+
+
+@pytest.fixture
+def mtl_run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """``mtl-run ARGUMENTS``."""
+    return _command("mtl-run", cli.run_main, monkeypatch, capfd)
+
+
+@pytest.fixture
+def mtl(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """``mtl ARGUMENTS``."""
+    return _command("mtl", cli.app_main, monkeypatch, capfd)
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
+    """Replaces training and the tracker's preparation."""
+    fake = Jobs()
+    monkeypatch.setattr(mtl_runner.run, "run", fake.run)
+    monkeypatch.setattr(mtl_runner.tracking, "prepare", fake.prepare)
+    return fake

@@ -1,0 +1,38 @@
+"""Stand-ins that the tests of the command line share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+
+@dataclass
+class Result:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Result]
+
+
+@dataclass
+class Jobs:
+    """Stands for training: notes what it was asked for."""
+
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    prepared: list[str] = field(default_factory=list)
+    act: Callable[[dict[str, Any]], float] = lambda call: 0.5
+
+    def run(self, config: DictConfig, folder: Path, choices: dict[str, str], overrides: list[str], sweep: str | None) -> float:
+        resolved = OmegaConf.to_container(config, resolve=True)
+        self.calls.append({"config": resolved, "folder": folder, "choices": choices, "overrides": overrides, "sweep": sweep})
+        return self.act(self.calls[-1])
+
+    def prepare(self, config: Any) -> None:
+        assert not self.calls, "the tracker is prepared before any job"
+        self.prepared.append(config["name"])
