@@ -1,6 +1,7 @@
 """From the configuration to objects: the only module that instantiates options."""
 
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from mtl_runner.weighting.base import Weighting
 from mtl_runner.weighting.equal import Equal
 
 Node = Mapping[str, Any]
+log = logging.getLogger(__name__)
 
 
 def trainer_options(node: Node) -> TrainerConfig:
@@ -138,8 +140,10 @@ def _criteria(config: Node, targets: Mapping[str, TargetSpec]) -> dict[str, func
 
 
 def make_weighting(config: Node, model: MultiTaskModel) -> Weighting:
-    """The weighting; where nothing couples the tasks it is ``equal``, whatever is configured."""
+    """The weighting; where nothing couples the tasks there is nothing to weigh, and it is ``equal`` whatever is configured."""
     if model.sharing.independent:
+        if _option(config["weighting"]) != "equal":
+            log.info("note: nothing is shared, so weighting=%s plays no part", _option(config["weighting"]))
         return Equal(model.order)
     return cast(Weighting, plug(config["weighting"], "weighting", config["allow_modules"])(model.order))
 

@@ -31,4 +31,5 @@ def load(path: Path, device: torch.device | str = "cpu") -> Any:
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
-        raise UserError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from error
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}: {reason})") from error

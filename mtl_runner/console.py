@@ -1,14 +1,21 @@
-"""What the terminal shows of a run; plain lines where it is no terminal."""
+"""What the terminal shows of a run; plain lines where it is no terminal.
+
+A terminal that goes away (``mtl-run … | head``) ends what is shown, never the run.
+"""
 
 import logging
+import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.tree import Tree
@@ -20,10 +27,38 @@ from mtl_runner.tasks.base import Task
 log = logging.getLogger("mtl_runner")
 
 
+class Screen(Console):
+    """Standard output that may be closed by the other side."""
+
+    def on_broken_pipe(self) -> None:
+        go_silent()
+
+
+class ScreenHandler(logging.StreamHandler[TextIO]):
+    """Messages on what standard output is at that moment: a progress bar puts itself in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stdout
+        super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            go_silent()
+        else:
+            super().handleError(record)
+
+
+def go_silent() -> None:
+    """From here on standard output leads nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    os.close(nowhere)
+
+
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """Messages go to the terminal as they are and, with the time, to ``path``."""
-    screen = logging.StreamHandler(sys.stdout)
+    screen = ScreenHandler()
     screen.setFormatter(logging.Formatter("%(message)s"))
     file = logging.FileHandler(path, delay=True)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -54,7 +89,7 @@ class Display:
     def __init__(self, epochs: int, steps: int, wanted: bool) -> None:
         self.epochs = epochs
         self.steps = steps
-        console = Console()
+        console = Screen()
         self.bar = _bar(console) if wanted and console.is_terminal else None
         self.task = TaskID(0)
 
@@ -77,7 +112,7 @@ class Display:
         if self.bar:
             self.bar.update(self.task, completed=number * self.steps, said=said)
         else:
-            print(said, flush=True)
+            log.info(said)
 
 
 def _bar(console: Console) -> Progress:
@@ -97,15 +132,15 @@ def print_tree(config: Mapping[str, Any]) -> None:
     """The resolved configuration."""
     tree = Tree("configuration")
     _grow(tree, config)
-    Console().print(tree)
+    Screen().print(tree)
 
 
 def _grow(tree: Tree, node: Mapping[str, Any]) -> None:
     for key, value in node.items():
         if isinstance(value, Mapping) and value:
-            _grow(tree.add(f"[bold]{key}[/bold]"), value)
+            _grow(tree.add(f"[bold]{escape(key)}[/bold]"), value)
         else:
-            tree.add(f"{key}: {value}", highlight=True)
+            tree.add(escape(f"{key}: {value}"), highlight=True)
 
 
 def sizes_line(sizes: Mapping[str, int]) -> str:
@@ -122,27 +157,38 @@ def print_results(metrics: Metrics, means: Mapping[str, float], tasks: Sequence[
     families: dict[frozenset[str], list[Task]] = {}
     for task in tasks:
         families.setdefault(frozenset(metric.name for metric in task.metrics), []).append(task)
-    console = Console()
-    if not console.is_terminal:  # a file takes what a table needs; on a terminal a narrow one is folded
-        console = Console(width=160)
+    console = Screen()
+    if not console.is_terminal:  # a file takes what a table needs
+        console = Screen(width=160)
     for members in families.values():
-        console.print(_table(metrics, means, members, title))
+        names = [metric.name for metric in METRICS[members[0].kind]]
+        for table in _fitting(console, partial(_table, metrics, means, members, title), names):
+            console.print(table)
     console.print(
         f"{title}: average of the primary metrics (*) of the main tasks: [bold]{_number(means.get('primary'))}[/bold]",
         highlight=False,
     )
 
 
-def _table(metrics: Metrics, means: Mapping[str, float], tasks: Sequence[Task], title: str) -> Table:
-    names = [metric.name for metric in METRICS[tasks[0].kind]]
+def _fitting(console: Console, make: Callable[[Sequence[str]], Table], names: Sequence[str]) -> list[Table]:
+    """``make(names)``, in as few tables as it takes to cut no number short; only the tasks' names are folded."""
+    free = console.options.update(width=10_000)
+    for size in range(len(names), 0, -1):
+        tables = [make(names[start : start + size]) for start in range(0, len(names), size)]
+        if all(Measurement.get(console, free, table).minimum <= console.width for table in tables):
+            break
+    return tables
+
+
+def _table(metrics: Metrics, means: Mapping[str, float], tasks: Sequence[Task], title: str, names: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("task")
+    table.add_column("task", overflow="fold")
     for name in names:
-        table.add_column(name.replace("_", "\n"), justify="right")
+        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
     for task in tasks:
         values = metrics[task.name]
         cells = [_number(values[name]) + ("*" if name == task.primary.name else " ") for name in names]
-        table.add_row(task.name if task.main else f"{task.name} (auxiliary)", *cells)
+        table.add_row(escape(task.name if task.main else f"{task.name} (auxiliary)"), *cells)
     if sum(task.main for task in tasks) > 1:
         table.add_section()
         table.add_row("average", *(_number(means.get(name)) + " " for name in names))

@@ -48,9 +48,7 @@ def learning_curves(lines: Sequence[Mapping[str, Any]], test: Mapping[str, Any])
         dict.fromkeys(name.split("/", 1)[1].removesuffix("/loss") for line in lines for name in line["metrics"] if _is_loss(name))
     )
     best = {
-        task: epoch
-        for names, epoch in test.get("best_epoch", {}).items()
-        for task in (tasks if len(test["best_epoch"]) == 1 else names.split(","))
+        task: epoch for names, epoch in test.get("best_epoch", {}).items() for task in _members(names, tasks, test["best_epoch"])
     }
     grid = _Grid(len(tasks))
     for index, task in enumerate(tasks):
@@ -175,6 +173,11 @@ def _save(figure: "Figure", path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a class name in a script that the font lacks
         figure.savefig(path)
+
+
+def _members(names: str, tasks: Sequence[str], networks: Mapping[str, int]) -> Sequence[str]:
+    """The tasks of a network, from its name in ``best_epoch``: all of them where there is one network."""
+    return tasks if len(networks) == 1 else [names] if names in tasks else names.split(",")
 
 
 def _is_loss(name: str) -> bool:

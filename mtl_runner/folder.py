@@ -79,7 +79,7 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         if path.exists():
             kept = [text for text, line in _lines(path) if line["epoch"] <= epoch]
-            write_text(path, "".join(kept))
+            write_text(path, "".join(text + "\n" for text in kept))
 
 
 def read_specs(known: Mapping[str, Any]) -> tuple[dict[str, StreamSpec], dict[str, TargetSpec]]:
@@ -113,7 +113,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for text in path.read_text().splitlines(keepends=True):
+    for text in path.read_text().splitlines():
         try:
             yield text, json.loads(text)
         except json.JSONDecodeError:

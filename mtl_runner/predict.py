@@ -16,7 +16,7 @@ from mtl_runner import build, checkpoint
 from mtl_runner.batch import Batch, TargetSpec
 from mtl_runner.config.schema import check, plain
 from mtl_runner.datasets.preparation import Preparation
-from mtl_runner.datasets.reading import read_batches
+from mtl_runner.datasets.reading import column_names, read_batches
 from mtl_runner.errors import UserError, choices
 from mtl_runner.evaluate import Report, averages, measure
 from mtl_runner.folder import RunFolder
@@ -83,8 +83,18 @@ def predict(run: str | Path, input: Path, output: Path, batch_size: int = 65536)
         raise UserError(f"--output {output}: the format is taken from the ending; allowed are {choices(OUTPUTS)}")
     trained = load(run)
     with _whole(output) as temporary, _writer(temporary, output.suffix) as write:
-        for rows in read_batches(input, trained.preparation.columns, batch_size, trained.preparation.reading):
+        for rows in _batches(input, trained.preparation, batch_size):
             write(pa.RecordBatch.from_pydict(trained.predictions(rows)))
+
+
+def _batches(path: Path, preparation: Preparation, size: int) -> Iterator[pa.RecordBatch | pa.Table]:
+    """The rows of a file; one batch of none where it has a header and nothing else, so that the answer has one, too."""
+    some = False
+    for rows in read_batches(path, preparation.columns, size, preparation.reading):
+        some = True
+        yield rows
+    if not some:
+        yield pa.table({name: pa.nulls(0, pa.string()) for name in column_names(path, preparation.reading)})
 
 
 def evaluate(run: str | Path, input: Path, batch_size: int = 65536) -> Report:

@@ -1,19 +1,22 @@
 """Start from the shared part of an earlier run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import Tensor
 
 from mtl_runner import checkpoint
 from mtl_runner.batch import Data
 from mtl_runner.encoders.base import Encoder
-from mtl_runner.errors import UserError
+from mtl_runner.errors import UserError, choices
 from mtl_runner.folder import RunFolder
 from mtl_runner.model import MultiTaskModel
 from mtl_runner.tracking import locate
 
 PREFIX = "sharing.encoder."
 """Where a shared encoder lies in a model's state dict."""
+EXTRA = "_extra_state"
+"""End of the names of entries that are not tensors of weights."""
 
 
 def start_from(model: MultiTaskModel, data: Data, run: str, frozen: bool = False) -> str:
@@ -32,41 +35,61 @@ def start_from(model: MultiTaskModel, data: Data, run: str, frozen: bool = False
     """
     folder = RunFolder(locate(run))
     state: Mapping[str, Tensor] = checkpoint.load(folder.best)
-    shared = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
+    shared = {
+        name.removeprefix(PREFIX): value
+        for name, value in state.items()
+        if name.startswith(PREFIX) and not name.endswith(EXTRA)  # dropout's place in its sequence is no weight
+    }
     if not shared:
         raise UserError(f"init_from.run={run}: this run has no shared part; one that was trained with sharing=hard has")
     _check_inputs(folder, data, run)
     loaded = sum(_load(encoder, shared, run, frozen) for encoder in model.sharing.encoders())
+    model.sharing.after_load()
     return f"note: {loaded:,} parameters start from {run}{' and stay frozen' if frozen else ''}"
 
 
 def _load(encoder: Encoder, shared: Mapping[str, Tensor], run: str, frozen: bool) -> int:
-    own = encoder.state_dict()
-    fitting = {name: value for name, value in shared.items() if name in own}
-    wrong = [name for name, value in fitting.items() if value.shape != own[name].shape]
-    if wrong or not fitting:
-        what = (
-            f"{wrong[0]} is {tuple(fitting[wrong[0]].shape)} there and {tuple(own[wrong[0]].shape)} here"
-            if wrong
-            else "nothing fits"
-        )
+    own = {name: value for name, value in encoder.state_dict().items() if not name.endswith(EXTRA)}
+    both = _parts(own) & _parts(shared)
+    here = {name: tuple(value.shape) for name, value in own.items() if _part(name) in both}
+    there = {name: tuple(value.shape) for name, value in shared.items() if _part(name) in both}
+    if not both or here != there:
+        name = next((name for name in (here | there) if here.get(name) != there.get(name)), None)
+        what = f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here" if name else "nothing fits"
         raise UserError(f"init_from.run={run}: its encoder is another one ({what}); use the same encoder options")
-    encoder.load_state_dict(fitting, strict=False)
-    parameters = [parameter for name, parameter in encoder.named_parameters() if name in fitting]
+    encoder.load_state_dict({name: shared[name] for name in there}, strict=False)
+    parameters = [parameter for name, parameter in encoder.named_parameters() if name in there]
     for parameter in parameters:
         parameter.requires_grad_(not frozen)
     return sum(parameter.numel() for parameter in parameters)
 
 
+def _part(name: str) -> str:
+    """The stem or stage that an entry of an encoder's state dict belongs to: ``stages.0`` of ``stages.0.1.weight``."""
+    return ".".join(name.split(".")[:2])
+
+
+def _parts(names: Iterable[str]) -> set[str]:
+    return {_part(name) for name in names}
+
+
 def _check_inputs(folder: RunFolder, data: Data, run: str) -> None:
     """Columns and categories have to mean the same; centre and scale of a number may differ."""
     streams, _ = folder.read_specs()
-    before = folder.read_json("data.json")["preparation"]
     for name, spec in data.streams.items():
         there = streams.get(name)
-        if there is None or dict(there.fields) != dict(spec.fields) or dict(there.names) != dict(spec.names):
-            raise UserError(
-                f"init_from.run={run}: its inputs are {there.fields if there else list(streams)}, and here {dict(spec.fields)}"
-            )
-    if before.get("categories") != data.preparation.get("categories"):
+        if there is None:
+            raise UserError(f"init_from.run={run}: its input streams are {choices(streams)}, and there is no {name} among them")
+        if dict(there.fields) != dict(spec.fields):
+            raise UserError(f"init_from.run={run}: its inputs are {dict(there.fields)}, and here {dict(spec.fields)}")
+        for field, columns in spec.names.items():
+            other = next(((a, b) for a, b in zip(there.names.get(field, ()), columns, strict=False) if a != b), None)
+            if other:
+                raise UserError(f"init_from.run={run}: where its inputs have the column {other[0]}, here there is {other[1]}")
+    before = folder.read_json("data.json")["preparation"]
+    if _vocabularies(before) != _vocabularies(data.preparation):
         raise UserError(f"init_from.run={run}: the categories of its inputs are others than those of this data set")
+
+
+def _vocabularies(preparation: Mapping[str, Any]) -> dict[str, list[str]]:
+    return {column["name"]: list(column["vocabulary"]) for column in preparation.get("categories", ())}

@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
-from mtl_runner import build, checkpoint, figures
+from mtl_runner import build, checkpoint, figures, serving
 from mtl_runner.batch import Data, labelled
 from mtl_runner.config import TrainerConfig, check, plug
 from mtl_runner.config.schema import plain
@@ -67,10 +67,10 @@ def resume(path: Path, epochs: int | None = None, steps: int | None = None) -> f
     On the CPU it ends with the same weights, bit for bit, as a run that was never interrupted.
     """
     folder = RunFolder(path)
-    node = _read_config(path)
     status = folder.read_json("status.json")
-    _enlarge(node["trainer"], epochs, steps)
-    if status["state"] == "finished" and epochs is None and steps is None:
+    node = _read_config(path)
+    larger = _enlarge(node["trainer"], epochs, steps)
+    if status["state"] == "finished" and not larger:
         raise UserError(f"resume={path}: this run is finished; a larger trainer.epochs or trainer.steps makes it go on")
     with logging_to(path / "run.log"):
         parts = _make(node)
@@ -159,6 +159,8 @@ def _finish(folder: RunFolder, parts: Parts) -> float:
     if report.undefined():
         log.info("note: undefined on the test part, and left out of the averages: %s", ", ".join(report.undefined()))
     print_results(report.metrics, means, tasks, "test")
+    if parts.tracker.keeps_model:
+        serving.package(folder.path, model)
     log.info("run folder: %s", folder.path)
     return float("nan") if validation is None else validation
 
@@ -187,7 +189,8 @@ def _set_up_torch(options: TrainerConfig) -> None:
         torch.set_num_threads(options.threads)
     if options.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(options.deterministic)
+    if options.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports torch's compiler: seconds
+        torch.use_deterministic_algorithms(options.deterministic)
 
 
 def _unlabelled(data: Data) -> list[str]:
@@ -205,15 +208,19 @@ def _unlabelled(data: Data) -> list[str]:
     ]
 
 
-def _enlarge(trainer: Node, epochs: int | None, steps: int | None) -> None:
+def _enlarge(trainer: Node, epochs: int | None, steps: int | None) -> bool:
+    """Put a larger budget in place of the run's own; whether there is one."""
+    before = dict(trainer)
+    budget = "epochs" if trainer["steps"] is None else "steps"  # where both are given, the steps count
     for key, value in (("epochs", epochs), ("steps", steps)):
         if value is None:
             continue
-        if trainer[key] is None or value < trainer[key]:
+        if key != budget or value < trainer[key]:
             raise UserError(
-                f"trainer.{key}={value}: a run is resumed with its own budget or a larger one; it has {key}: {trainer[key]}"
+                f"trainer.{key}={value}: a run is resumed with its own budget or a larger one; it has {budget}: {trainer[budget]}"
             )
         trainer[key] = value
+    return trainer != before
 
 
 def _read_config(path: Path) -> Node:

@@ -33,3 +33,5 @@ class Cosine(LRScheduler):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict({**state_dict, "epochs": self.epochs})
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            group["lr"] = rate  # the restored one is that of the shorter curve

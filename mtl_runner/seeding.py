@@ -25,5 +25,5 @@ def generator(seed: int, *names: object, device: torch.device | str = "cpu") -> 
 def seeded(seed: int, *names: object) -> Iterator[None]:
     """Inside, torch's global CPU generator is the stream ``names``; outside, it is as it was before."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, *names))
+        torch.default_generator.manual_seed(derive(seed, *names))  # torch.manual_seed would move every device's
         yield

@@ -58,12 +58,12 @@ class Plan:
 
 @dataclass
 class Progress:
-    """Where the training stands; part of the checkpoint. Steps without a finite loss are skipped, and counted."""
+    """Where the training stands; part of the checkpoint."""
 
     epoch: int = 0
     step: int = 0
     skipped: int = 0
-    skipped_in_a_row: int = 0
+    """Steps that some network did not take, as its loss was not finite."""
 
 
 class Trainer:
@@ -103,7 +103,7 @@ class Trainer:
         self.resamplers = resamplers
         self.plan = plan
         self.progress = Progress()
-        self.shared = model.sharing.shared()
+        self.shared = [parameter for parameter in model.sharing.shared() if parameter.requires_grad]
         self._prepared = None if resamplers else masked(pack(train, model.task_groups))
         self._run_again()
 
@@ -116,8 +116,8 @@ class Trainer:
         weights = self.weighting.backward(objectives)
         if (penalty := self.penalty()) is not None:
             penalty.backward()
-        if self.finite(objectives):
-            for learner in self.running:
+        if ready := self.ready(objectives):
+            for learner in ready:
                 learner.step()
             self.weighting.after_step(lambda: self.objectives(batch).losses)
         return Step(objectives.losses, objectives.active, weights)
@@ -147,21 +147,20 @@ class Trainer:
             return torch.autocast(self.loader.device.type, torch.bfloat16)
         return contextlib.nullcontext()
 
-    def finite(self, objectives: Objectives) -> bool:
-        """Whether the step can be taken; a step whose losses are not finite is skipped and counted."""
-        if bool(objectives.losses.isfinite().all()):
-            self.progress.skipped_in_a_row = 0
-            return True
-        self.progress.skipped += 1
-        self.progress.skipped_in_a_row += 1
-        if self.progress.skipped_in_a_row > self.plan.max_skipped:
-            losses = zip(self.names, objectives.losses.tolist(), strict=True)
-            names = [name for name, loss in losses if not isfinite(loss)]
-            raise UserError(
-                f"training diverged: no finite loss of {', '.join(names)} in {self.progress.skipped_in_a_row} steps in a row "
-                f"(trainer.max_skipped={self.plan.max_skipped}); try a lower optimizer.lr or trainer.clip_norm=1.0"
-            )
-        return False
+    def ready(self, objectives: Objectives) -> list[Learner]:
+        """The networks that can take the step: one with a loss that is not finite skips it, and that is counted."""
+        finite = objectives.losses.isfinite()
+        broken = [] if bool(finite.all()) else [name for name, fine in zip(self.names, finite.tolist(), strict=True) if not fine]
+        self.progress.skipped += bool(broken)
+        for learner in self.running:
+            own = [name for name in broken if name in learner.network.tasks]
+            learner.skipped = learner.skipped + 1 if own else 0
+            if learner.skipped > self.plan.max_skipped:
+                raise UserError(
+                    f"training diverged: no finite loss of {', '.join(own)} in {learner.skipped} steps in a row "
+                    f"(trainer.max_skipped={self.plan.max_skipped}); try a lower optimizer.lr or trainer.clip_norm=1.0"
+                )
+        return [learner for learner in self.running if not learner.skipped]
 
     # ---- epochs ---------------------------------------------------------------------------------------------------
 
@@ -179,7 +178,8 @@ class Trainer:
         for batch in self.loader.epoch(split, self.progress.epoch):
             step = self.train_step(batch)
             self.progress.step += 1
-            sums += torch.stack([torch.where(step.active, step.losses, 0), step.active, step.weights])
+            counted = step.active & step.losses.isfinite() & step.weights.isfinite()
+            sums += torch.stack([torch.where(counted, step.losses, 0), counted, torch.where(counted, step.weights, 0)])
             each_step()
             if self.progress.step == self.plan.steps:
                 break
@@ -188,7 +188,9 @@ class Trainer:
         metrics |= {f"weight/{name}": weight / n for name, weight, n in zip(self.names, weights, counts, strict=True) if n}
         metrics |= {"skipped_steps": float(self.progress.skipped)} if self.progress.skipped else {}
         metrics |= {"lr": self.running[0].learning_rate}
-        return Epoch(self.progress.epoch, self.progress.step, metrics | self._validate())
+        metrics |= self._validate()
+        finite = {name: value for name, value in metrics.items() if isfinite(value)}
+        return Epoch(self.progress.epoch, self.progress.step, finite)
 
     def steps_per_epoch(self) -> int:
         return self.loader.batches(self.training_part())
@@ -210,8 +212,7 @@ class Trainer:
             f"validation/{task}/{name}": value for task, values in report.metrics.items() for name, value in values.items()
         }
         average = averages(report.metrics, list(self.tasks.values())).get("primary")
-        metrics |= {} if average is None else {"validation/average": average}
-        return {name: value for name, value in metrics.items() if isfinite(value)}
+        return metrics if average is None else metrics | {"validation/average": average}
 
     def _score(self, learner: Learner, report: Report) -> float | None:
         """What the learner's early stopping looks at: the named task, else its main tasks, else all that it has."""

@@ -72,4 +72,9 @@ def sync(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The ru
     """Send to the tracker what it lacks of a run."""
     from mtl_runner.tracking import sync as send
 
+    if (run_dir / "checkpoints" / "best.pt").exists() and not (run_dir / "model").exists():
+        from mtl_runner import serving
+        from mtl_runner.predict import load
+
+        serving.package(run_dir, load(run_dir, "cpu").model)
     typer.echo(f"MLflow run: {send(run_dir)}")

@@ -7,10 +7,10 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mtl_runner.commands.allowed import allowed_modules
-from mtl_runner.config import check
+from mtl_runner.config import GROUPS, check
 from mtl_runner.errors import UserError
 
 
@@ -52,18 +52,17 @@ def _train(config: DictConfig, hydra: Any, folder: Path, swept: bool) -> float:
     check(config, allowed_modules(overrides))
     from mtl_runner.run import run
 
-    return run(config, folder, _choices(hydra), overrides, str(hydra.sweep.dir) if swept else None)
+    return run(config, folder, _choices(config, hydra), overrides, str(hydra.sweep.dir) if swept else None)
 
 
-def _choices(hydra: Any) -> dict[str, str]:
-    """The option chosen for each group of ours: ``{"sharing": "hard", "imbalance": "oversample,focal"}``."""
-    chosen = OmegaConf.to_container(hydra.runtime.choices)
-    assert isinstance(chosen, dict)
-    return {
-        str(group): ",".join(map(str, option)) if isinstance(option, list) else str(option)
-        for group, option in chosen.items()
-        if not str(group).startswith("hydra/")
-    }
+def _choices(config: DictConfig, hydra: Any) -> dict[str, str]:
+    """The option chosen for each group of ours: ``{"sharing": "hard", "imbalance": "oversample,focal"}``.
+
+    Hydra keeps no choice for a group of which several options were chosen; there each option has a key of its name.
+    """
+    chosen = {str(group): str(option) for group, option in hydra.runtime.choices.items()}
+    several = {name: ",".join(map(str, config[name])) for name, group in GROUPS.items() if group.several and name not in chosen}
+    return {group: option for group, option in chosen.items() if not group.startswith("hydra/")} | several
 
 
 def _leave_nothing(folder: Path, hydra_subdir: str | None) -> None:

@@ -29,17 +29,14 @@ def launch(arguments: Sequence[str]) -> int:
     parser.prog = "mtl-run"
     args = parser.parse_args(list(arguments))
     _check_flags(args)
-    if args.shell_completion:
-        _hydra(args, parser, Job())
-    elif args.help or args.hydra_help or args.cfg or args.info:
+    shows = bool(args.help or args.hydra_help or args.cfg or args.info)
+    if not args.shell_completion:
+        precheck.check(args, runs=not shows)
+    if shows or args.shell_completion:
         with explained(args):
-            precheck.check(args, runs=False)
             _hydra(args, parser, Job())
-    else:
-        with explained(args):
-            precheck.check(args, runs=True)
-        return _train(args, parser)
-    return 0
+        return 0
+    return _train(args, parser)
 
 
 def _train(args: Namespace, parser: ArgumentParser) -> int:

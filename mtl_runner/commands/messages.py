@@ -15,10 +15,10 @@ from mtl_runner.errors import UserError, choices, nearest
 
 @contextmanager
 def explained(args: Namespace) -> Iterator[None]:
-    """Inside, errors of composing become ``UserError``."""
+    """Inside, where a configuration is composed or shown and nothing else is done, errors become ``UserError``."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise UserError(_explain(error, args)) from error
 
 
@@ -40,6 +40,9 @@ def _explain(error: Exception, args: Namespace) -> str:
         return _missing(error, args)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
         return _unknown_key(cause, args.overrides)
+    if str(error).startswith("Config group override must be"):
+        groups = [each for each in args.overrides if (config_dir() / each.lstrip("+~").partition("=")[0]).is_dir()]
+        return f"{', '.join(groups)}: the name of an option is expected, or a list of names; `mtl options` lists them"
     if str(error).startswith("Ambiguous value"):
         return _ambiguous(next(each for each in args.overrides if f"'{each}'" in str(error)))
     if isinstance(error, OmegaConfBaseException):
@@ -65,11 +68,11 @@ def _missing(error: MissingConfigException, args: Namespace) -> str:
     """A file that is not there: an option of a group, or the primary configuration."""
     name = str(error.missing_cfg_file)
     group, _, option = name.rpartition("/")
-    if error.options:
-        return f"{group}={option}: there is no such option; choose from {choices(error.options)}{nearest(option, error.options)}"
+    known = error.options or sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
     if name == args.config_name:
-        known = sorted(path.stem for path in config_dir().glob("*.yaml"))
         return f"--config-name {name}: there is no such file in the configuration folders{nearest(name, known)}"
+    if group and known:
+        return f"{group}={option}: there is no such option; choose from {choices(known)}{nearest(option, known)}"
     return first_line(error)
 
 

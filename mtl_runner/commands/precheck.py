@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mtl_runner.commands.allowed import allowed_modules
+from mtl_runner.commands.messages import explained
 from mtl_runner.commands.safety import check_hydra_node, check_searchpath
 from mtl_runner.config import config_dir, problems
 from mtl_runner.errors import UserError
@@ -32,18 +33,17 @@ def check(args: Namespace, runs: bool) -> None:
     Where it trains something (``runs``), every job's keys, types and classes are checked as well, and the tracker is prepared
     for jobs that start at the same time.
     """
-    with _hydra(args) as hydra:
+    with explained(args), _hydra(args) as hydra:
         check_searchpath(_searchpath(hydra, args.config_name or CONFIG_NAME), args.overrides)
-        mode = _mode(hydra, args) if runs else RunMode.RUN
-        master = hydra.compose_config(args.config_name or CONFIG_NAME, list(args.overrides), run_mode=mode)
-        allowed = allowed_modules(args.overrides)
-        check_hydra_node(master.hydra, allowed)
-        if not runs:
-            return
+        master, mode = _compose(hydra, args, runs)
         configurations = _jobs(hydra, master) if mode == RunMode.MULTIRUN else [master]
+        allowed = allowed_modules(args.overrides)
+    for config in (master, *configurations):
+        check_hydra_node(config.hydra, allowed)
+    if runs:
         _check_jobs(configurations, allowed)
-        if mode == RunMode.MULTIRUN:
-            _prepare_tracking(configurations)
+    if mode == RunMode.MULTIRUN:
+        _prepare_tracking(configurations)
 
 
 @contextmanager
@@ -67,11 +67,14 @@ def _searchpath(hydra: Hydra, config_name: str) -> Any:
     return OmegaConf.select(primary.config, "hydra.searchpath") if primary is not None else None
 
 
-def _mode(hydra: Hydra, args: Namespace) -> RunMode:
-    """Whether this is a sweep; ``hydra.mode`` in a file makes it one too."""
-    if args.multirun:
-        return RunMode.MULTIRUN
-    return hydra.get_mode(args.config_name or CONFIG_NAME, list(args.overrides)) or RunMode.RUN
+def _compose(hydra: Hydra, args: Namespace, runs: bool) -> tuple[DictConfig, RunMode]:
+    """The configuration without swept values, and whether this is a sweep; ``hydra.mode`` in a file makes it one too."""
+    name, overrides = args.config_name or CONFIG_NAME, list(args.overrides)
+    config = hydra.compose_config(name, overrides, run_mode=RunMode.MULTIRUN, validate_sweep_overrides=False)
+    mode = RunMode.MULTIRUN if args.multirun else (runs and config.hydra.mode) or RunMode.RUN
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    hydra.config_loader.validate_sweep_overrides_legal(parsed, mode, from_shell=True)  # type: ignore[attr-defined]
+    return config, mode
 
 
 def _jobs(hydra: Hydra, master: DictConfig) -> list[DictConfig]:
@@ -96,7 +99,6 @@ def _job(hydra: Hydra, master: DictConfig, overrides: Sequence[str], number: int
 def _check_jobs(configurations: Sequence[DictConfig], allowed: Sequence[str]) -> None:
     wrong: dict[str, None] = {}
     for config in configurations:
-        check_hydra_node(config.hydra, allowed)
         wrong.update(dict.fromkeys(_job_problems(config, allowed)))
     if wrong:
         raise UserError("\n".join(wrong))

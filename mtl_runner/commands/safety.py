@@ -5,14 +5,13 @@ stranger's (``--config-dir``). Only classes of Hydra, of its plug-ins and of ``l
 user's word on the command line (``allow_modules=[…]``).
 """
 
-import importlib
-import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mtl_runner.config.classes import locate
 from mtl_runner.errors import UserError
 
 TRUSTED = ("hydra", "hydra_plugins", "logging")
@@ -61,19 +60,7 @@ def _value(node: Any, name: Any) -> Any:
 
 
 def _require_class(key: str, path: str, trusted: Sequence[str]) -> None:
-    """The path must be a module's full name and a class defined in a trusted package: no way through a module's imports."""
-    module, _, name = path.rpartition(".")
-    if _below(module, trusted):
-        try:
-            found = getattr(importlib.import_module(module), name, None)
-        except ImportError:
-            found = None
-        if inspect.isclass(found) and _below(found.__module__, trusted):
-            return
-    raise UserError(
-        f"{key}={path}: only classes of {', '.join(trusted)} may be named here; allow_modules=[…] on the command line allows more"
-    )
-
-
-def _below(module: str, packages: Iterable[str]) -> bool:
-    return any(module == package or module.startswith(package + ".") for package in packages)
+    try:
+        locate(path, trusted)
+    except UserError as error:
+        raise UserError(f"{key}={path}: {error}") from None

@@ -6,13 +6,13 @@ line.
 """
 
 import functools
-import importlib
 import inspect
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mtl_runner.config.classes import below, locate
 from mtl_runner.config.values import complaints, validate
 from mtl_runner.errors import UserError, choices, nearest
 
@@ -53,7 +53,7 @@ def plug(node: Mapping[str, Any], group: str, allowed: Iterable[str] = ()) -> fu
     """
     if wrong := plug_problems(node, group, group, allowed):
         raise UserError("\n".join(wrong))
-    cls = locate(str(node["_target_"]), allowed)
+    cls = locate(str(node["_target_"]), (*TRUSTED, *allowed))
     annotations = _annotations(cls)
     values = {str(key): value for key, value in node.items() if key != "_target_"}
     return functools.partial(cls, **{key: validate(value, annotations.get(key, Any)) for key, value in values.items()})
@@ -80,35 +80,13 @@ def plug_problems(node: Any, key: str, group: str, allowed: Iterable[str] = ()) 
     if nested := [f"{key}.{place}: a _target_ inside an option is not allowed" for place in _targets(values)]:
         return nested
     try:
-        cls = locate(str(node["_target_"]), allowed)
-        base = locate(GROUPS[group].base)
+        cls = locate(str(node["_target_"]), (*TRUSTED, *allowed))
+        base = locate(GROUPS[group].base, TRUSTED)
     except UserError as error:
         return [f"{key}._target_={node['_target_']}: {error}"]
     if not issubclass(cls, base) or inspect.isabstract(cls):
         return [f"{key}._target_={node['_target_']}: is no {group}; a subclass of {GROUPS[group].base} is expected"]
     return _key_problems(cls, values, key, group)
-
-
-def locate(path: str, allowed: Iterable[str] = ()) -> type:
-    """The class at ``package.module.Class``; raises ``UserError``.
-
-    The module is imported by its full name and the class is looked up in it, in one step: no path through another
-    module's imports (``torch.optim.adam.torch.hub.load``) leads anywhere.
-    """
-    module, _, name = path.rpartition(".")
-    trusted = (*TRUSTED, *allowed)
-    if not _below(module, trusted):
-        raise UserError(f"only classes of {choices(trusted)} may be named; allow_modules=[{module}] on the command line adds one")
-    try:
-        cls = getattr(importlib.import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        if error.name and not _below(module, [error.name]):  # the module is there, what it imports is not
-            raise
-        raise UserError(f"there is no module {module}") from None
-    if not inspect.isclass(cls) or not _below(cls.__module__, trusted):
-        classes = [each for each, value in vars(importlib.import_module(module)).items() if inspect.isclass(value)]
-        raise UserError(f"{name} is no class of {module}{nearest(name, classes)}")
-    return cls
 
 
 def parameters(cls: type, group: str) -> dict[str, inspect.Parameter]:
@@ -118,7 +96,7 @@ def parameters(cls: type, group: str) -> dict[str, inspect.Parameter]:
     """
     every = inspect.signature(cls).parameters.values()
     named = [each for each in every if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
-    if _below(cls.__module__, ["torch"]):
+    if below(cls.__module__, ["torch"]):
         named = named[1:]
     elif GROUPS[group].given:
         named = [each for each in named if each.kind is each.KEYWORD_ONLY]
@@ -152,7 +130,3 @@ def _targets(value: Any, place: str = "") -> list[str]:
     if isinstance(value, list):
         return [found for index, part in enumerate(value) for found in _targets(part, f"{place}.{index}")]
     return []
-
-
-def _below(module: str, packages: Iterable[str]) -> bool:
-    return any(module == package or module.startswith(package + ".") for package in packages)

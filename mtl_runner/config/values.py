@@ -63,15 +63,17 @@ def complaints(key: str, value: Any, annotation: Any) -> list[str]:
 
 def show(value: Any) -> str:
     """``value`` as one types it on the command line, shortened; a text that looks like something else in quotes."""
-    text = value if isinstance(value, str) and not _looks_otherwise(value) else json.dumps(value, default=str, ensure_ascii=False)
+    plain = isinstance(value, str) and not _looks_otherwise(value)
+    text = value if plain else json.dumps(value, default=str, ensure_ascii=False, skipkeys=True)
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def _looks_otherwise(text: str) -> bool:
     try:
-        return text == "" or bool(json.loads(text)) or True
+        json.loads(text)
     except ValueError:
-        return False
+        return text == ""
+    return True
 
 
 @cache
@@ -90,8 +92,13 @@ def _lines(key: str, value: Any, errors: Sequence[Mapping[str, Any]]) -> list[st
     for error in errors:
         if error["type"] != "needs_python_object":  # a tensor, say: nothing that one types can be that
             place, said = _said(key, value, error)
-            places.setdefault(place, []).append(said)
-    return [f"{place}: {' or '.join(dict.fromkeys(said))}" for place, said in places.items()]
+            if said not in places.setdefault(place, []):
+                places[place].append(said)
+    return [f"{place}: {' or '.join([said[0], *map(_more, said[1:])])}" for place, said in places.items()]
+
+
+def _more(said: str) -> str:
+    return said.removeprefix("must be ")
 
 
 def _said(key: str, value: Any, error: Mapping[str, Any]) -> tuple[str, str]:

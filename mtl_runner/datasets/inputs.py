@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from mtl_runner.datasets.columns import BadValueError, categories, is_nested, numbers, order
 from mtl_runner.datasets.labels import moments
-from mtl_runner.datasets.preparation import Category, Number
+from mtl_runner.datasets.preparation import Category, Number, read_numbers
 from mtl_runner.datasets.reading import where
 from mtl_runner.datasets.stratify import Ints
 from mtl_runner.errors import UserError, choices, nearest
@@ -59,6 +59,8 @@ def fit_inputs(
 
     Raises ``UserError`` with file, line and column for a text in a column of numbers, and where no input is left.
     """
+    if both := set(numeric) & set(categorical):
+        raise UserError(f"column '{min(both)}' is named in dataset.numeric and in dataset.categorical")
     inputs = Inputs()
     for name in names:
         column = table.column(name)
@@ -95,16 +97,13 @@ def _is_numeric(table: pa.Table, name: str, missing: Collection[str]) -> bool:
 
 def _readable(text: str) -> bool:
     try:
-        return bool(float(text) == float(text))
+        return not np.isnan(float(text))
     except ValueError:
         return False
 
 
 def _number(inputs: Inputs, table: pa.Table, name: str, training: Ints, missing: Collection[str]) -> None:
-    try:
-        values = numbers(table.column(name), missing)[training]
-    except BadValueError as bad:
-        raise UserError(f"{where(table, bad.row)}, column '{name}': {bad}") from None
+    values = read_numbers(table, name, missing)[training]
     absent = np.isnan(values)
     if absent.all():
         return _leave(inputs, name, "empty in the training part")

@@ -6,6 +6,7 @@ column behind the numbers if the column had missing values in training. Category
 vocabulary from 1 on, in which null stands for missing if training had missing values (else a missing one is 0 too).
 """
 
+import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -172,7 +173,8 @@ class Preparation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ``from_json`` gives an equal object back, also after a trip through a file."""
-        return {"rules": RULES, **asdict(self)}
+        plain: dict[str, Any] = json.loads(json.dumps({"rules": RULES, **asdict(self)}))
+        return plain
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Preparation":

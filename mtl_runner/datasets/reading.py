@@ -200,7 +200,8 @@ def _parquet_batches(path: Path, columns: Sequence[str] | None, rows: int) -> It
 
 def _parquet(path: Path) -> parquet.ParquetFile:
     try:
-        return parquet.ParquetFile(path, buffer_size=_BUFFER)  # without a buffer, a whole row group's column is in memory
+        # Read piece by piece: as it comes, a whole row group (often the whole file) is in memory at once.
+        return parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
     except pa.ArrowInvalid:
         raise UserError(f"{path} is not a Parquet file") from None
 

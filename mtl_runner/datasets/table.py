@@ -136,13 +136,13 @@ class Table(Dataset):
         used = {column for task in labels.values() if task.kind != "reconstruction" for column in task.columns}
         split_column = self.splitting.column
         apart = used | {name for name in (self.weights, split_column) if name is not None}
-        wanted = matching(self.named["inputs"], names, "dataset.inputs") if self.named["inputs"] else tuple(names)
+        wanted = matching(self.named["inputs"], names, "dataset.inputs") if self.named["inputs"] else names
         if typed := [name for name in self.named["inputs"] if name in used]:
             raise UserError(f"dataset.inputs: column '{typed[0]}' is a task's, and a task is never an input")
         if split_column in self.named["inputs"] and self.splitting.by == "time":
             apart.discard(str(split_column))
         ignored = matching(self.named["ignore"], names, "dataset.ignore")
-        return [name for name in wanted if name not in apart and name not in ignored]
+        return [name for name in names if name in wanted and name not in apart and name not in ignored]
 
     def _weights(self, table: pa.Table) -> NDArray[np.float32] | None:
         if self.weights is None:

@@ -44,7 +44,7 @@ def layout(path: Path, separator: str | None, encoding: str, names: Sequence[str
     """
     try:
         with _decoded(path, encoding, comment) as lines:
-            sample = [line for line in islice(lines, _SAMPLE * 5) if line.strip()][:_SAMPLE]
+            sample = list(islice((line for line in lines if line.strip()), _SAMPLE))
     except (UnicodeDecodeError, LookupError):
         raise UserError(
             f"{path} cannot be read as {encoding}; name its encoding: dataset.encoding=latin-1, for example"

@@ -3,7 +3,7 @@
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,15 @@ class Encoder(nn.Module, ABC):
     def forward(self, stream: str, fields: Fields) -> Tensor:
         """Features of one stream, [N, …]."""
         return run_stages(self.stages, self.stem(stream, fields))
+
+    def train(self, mode: bool = True) -> Self:
+        """A frozen stem or stage stays in evaluation mode: it drops nothing, and its batch statistics do not move."""
+        super().train(mode)
+        for part in (*self.stems.values(), *self.stages):
+            parameters = list(part.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                part.eval()
+        return self
 
 
 def run_stages(stages: nn.ModuleList | Sequence[nn.Module], x: Tensor) -> Tensor:

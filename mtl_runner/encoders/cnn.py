@@ -14,7 +14,7 @@ from mtl_runner.errors import UserError
 class CNN(Encoder):
     """Convolution stages (3 × 3, normalisation, ReLU, 2 × 2 max pooling), then one fully connected stage.
 
-    A side that pooling would bring below 1 pixel is no longer pooled.
+    Once a side has a single pixel, nothing is pooled any more.
 
     Args:
         streams: the input streams; each needs a field ``image``, all of the same shape.
@@ -39,18 +39,18 @@ class CNN(Encoder):
         shape = _image_shape(streams)
         self.stems = nn.ModuleDict({name: ImageStem() for name in streams})
         self.stages = nn.ModuleList()
-        depth, height, side = shape
+        depth, height, breadth = shape
         for size in channels:
             layers: list[nn.Module] = [nn.Conv2d(depth, size, 3, padding=1)]
             if norm != "none":
                 layers.append(nn.BatchNorm2d(size) if norm == "batch" else nn.GroupNorm(1, size))
             layers.append(nn.ReLU())
-            if min(height, side) >= 2:
+            if min(height, breadth) >= 2:
                 layers.append(nn.MaxPool2d(2))
-                height, side = height // 2, side // 2
+                height, breadth = height // 2, breadth // 2
             self.stages.append(nn.Sequential(*layers))
             depth = size
-        last: list[nn.Module] = [nn.Flatten(), nn.Linear(depth * height * side, width), nn.ReLU()]
+        last: list[nn.Module] = [nn.Flatten(), nn.Linear(depth * height * breadth, width), nn.ReLU()]
         if dropout:
             last.append(Dropout(dropout))
         self.stages.append(nn.Sequential(*last))

@@ -41,14 +41,14 @@ class MLP(Encoder):
         super().__init__()
         stems = {name: VectorStem(spec, embedding_size) for name, spec in streams.items()}
         widths = {name: stem.width for name, stem in stems.items()}
+        if 0 in widths.values():
+            raise UserError("encoder=mlp: the input has no columns; at least one is needed")
         if len(set(widths.values())) > 1:
             # streams of different width meet in the first hidden layer's space
             stems = {name: nn.Sequential(stem, nn.Linear(stem.width, hidden[0])) for name, stem in stems.items()}  # type: ignore[misc]
             widths = dict.fromkeys(widths, hidden[0])
         self.stems = nn.ModuleDict(stems)
         width = next(iter(widths.values()))
-        if width == 0:
-            raise UserError("encoder=mlp: the input has no columns; at least one is needed")
         self.stages = nn.ModuleList()
         for size in hidden:
             layers: list[nn.Module] = [nn.Linear(width, size)]

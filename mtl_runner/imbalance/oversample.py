@@ -58,5 +58,5 @@ def _ratio(target: Tensor, spec: TargetSpec) -> Tensor:
 
 
 def _round(values: Tensor, generator: torch.Generator) -> Tensor:
-    """Integers with these expected values."""
-    return (values + torch.rand(len(values), generator=generator)).floor().long()
+    """Integers with these expected values; in float64, so that no sum is rounded up to the next integer."""
+    return (values + torch.rand(len(values), generator=generator, dtype=torch.float64)).floor().long()

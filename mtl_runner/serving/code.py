@@ -37,7 +37,7 @@ class MultiTaskPredictor(PythonModel):
         inputs = {self.preparation.stream: self.preparation.inputs(as_table(model_input))}
         with torch.inference_mode():
             outputs = self.program(inputs)
-        return pd.DataFrame({name: column.to_pandas() for name, column in columns(outputs, self.targets).items()})
+        return pd.DataFrame({name: _plain(column).to_pandas() for name, column in columns(outputs, self.targets).items()})
 
 
 def as_table(frame: pd.DataFrame) -> pa.Table:
@@ -50,6 +50,10 @@ def _as_column(values: "pd.Series[Any]") -> pa.Array:
         return pa.Array.from_pandas(values)
     except pa.ArrowException:
         return pa.array([None if pd.isna(value) else str(value) for value in values])
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if isinstance(column, pa.DictionaryArray) else column
 
 
 mlflow.models.set_model(MultiTaskPredictor())

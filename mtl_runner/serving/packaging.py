@@ -3,6 +3,7 @@
 import copy
 import importlib.metadata
 import json
+import logging
 import shutil
 import tempfile
 import warnings
@@ -21,31 +22,38 @@ from mtl_runner.predictions import columns
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
+_log = logging.getLogger(__name__)
 _REQUIREMENTS = ("mtl-runner", "torch", "mlflow", "pandas", "pyarrow")
 
 
-def package(folder: Path, model: nn.Module) -> Path:
+def package(folder: Path, model: nn.Module) -> Path | None:
     """Makes ``model/``, which ``mlflow models serve`` and ``mlflow.pyfunc.load_model`` read; one that is there is replaced.
 
     The code in it is this package's (``mtl_runner/serving/code.py``), so that it loads where the package is installed.
+    Returns None, and says why, for a network that ``torch.export`` cannot follow: a trained run is not lost over it.
 
     Args:
         folder: the run folder, with its ``data.json``.
         model: from inputs by stream and field to raw outputs by task; it is left as it is, wherever it is.
     """
+    if (target := folder / "model").exists():
+        shutil.rmtree(target)
     data = json.loads((folder / "data.json").read_text(encoding="utf-8"))
     preparation = Preparation.from_json(data["preparation"])
     rows = pa.table({name: pa.nulls(2, pa.float64()) for name in preparation.columns})
     inputs = {preparation.stream: preparation.inputs(rows)}
-    program = export(model, inputs)
+    try:
+        program = export(model, inputs)
+    except Exception as error:  # noqa: BLE001 - torch.export raises whatever it comes across in the network's code
+        _log.warning("no MLflow model of this run, as torch.export cannot follow its network: %s", str(error).splitlines()[0])
+        return None
     with torch.inference_mode():
         predicted = columns(program.module()(inputs), read_specs(data)[1])
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "program.pt2"
         torch.export.save(program, path)
-        artifacts = {"program": str(path), "data": str(folder / "data.json")}
-        _save(folder / "model", artifacts, _signature(preparation, predicted))
-    return folder / "model"
+        _save(target, {"program": str(path), "data": str(folder / "data.json")}, _signature(preparation, predicted))
+    return target
 
 
 def export(model: nn.Module, inputs: Mapping[str, Mapping[str, Tensor]]) -> torch.export.ExportedProgram:
@@ -76,8 +84,6 @@ def _signature(preparation: Preparation, predicted: Mapping[str, pa.Array]) -> "
 
 
 def _save(target: Path, artifacts: Mapping[str, str], signature: Any) -> None:
-    if target.exists():
-        shutil.rmtree(target)
     with warnings.catch_warnings():
         # type hints and an example would let MLflow guess the signature, which is given; it warns of its own ones, too
         warnings.filterwarnings("ignore", message=".*(type hint|input example)", category=UserWarning)
@@ -88,8 +94,13 @@ def _save(target: Path, artifacts: Mapping[str, str], signature: Any) -> None:
             python_model=str(Path(__file__).with_name("code.py")),
             artifacts=dict(artifacts),
             signature=signature,
-            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS if _installed(name)],
+            pip_requirements=_requirements(),
         )
+
+
+def _requirements() -> list[str]:
+    """This environment's versions, without the local part of them (``+cpu``), which a package index does not have."""
+    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in _REQUIREMENTS if _installed(name)]
 
 
 def _installed(name: str) -> bool:

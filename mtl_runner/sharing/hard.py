@@ -34,7 +34,8 @@ class Hard(Sharing):
         self.features = self.encoder.features
         self.own = nn.ModuleList()
         if self.depth < stages:
-            self.own.extend(encoder([stream], task).stages[self.depth :] for task, stream in streams.items())
+            # made for all streams, as their stems may end in another shape where there are several
+            self.own.extend(encoder(self.order, task).stages[self.depth :] for task in streams)
             self.encoder.stages = self.encoder.stages[: self.depth]
         self._index = {task: i for i, task in enumerate(streams)}
 

@@ -1,13 +1,13 @@
 """Soft parameter sharing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from mtl_runner.encoders.base import EncoderFactory
+from mtl_runner.encoders.base import Encoder, EncoderFactory
 from mtl_runner.sharing.none import Separate
 
 
@@ -43,18 +43,35 @@ class Soft(Separate):
         norm: Literal["l1", "l2"] = "l2",
         to: Literal["centroid", "center", "pairs"] = "centroid",
     ) -> None:
-        super().__init__(encoder, streams)
+        order = sorted(set(streams.values()))
+
+        def alike(streams: Sequence[str], name: str) -> Encoder:
+            # made for all streams, as their stems may end in another shape where there are several: stages are to compare
+            network = encoder(order, name)
+            network.stems = nn.ModuleDict({stream: network.stems[stream] for stream in streams})
+            return network
+
+        super().__init__(alike, streams)
         self.strength = strength
         self.norm = norm
         self.target = to
-        means = [torch.stack(same).detach().mean(0) for same in self._matched()] if to == "center" else []
-        self.center = nn.ParameterList(nn.Parameter(mean) for mean in means)
+        self.center = nn.ParameterList()
+        self.after_load()
+
+    def after_load(self) -> None:
+        """The centre starts in the middle of the networks."""
+        if self.target == "center":
+            self.center = nn.ParameterList(torch.stack(same).detach().mean(0) for same in self._matched())
 
     def penalty(self) -> Tensor | None:
         if self.strength == 0 or len(self.networks) < 2:
             return None
-        terms = [self._term(torch.stack(same).flatten(1), i) for i, same in enumerate(self._matched())]
-        return self.strength * torch.stack(terms).sum()
+        terms = [
+            self._term(torch.stack(same).flatten(1), i)
+            for i, same in enumerate(self._matched())
+            if any(value.requires_grad for value in same)  # a frozen parameter cannot be pulled
+        ]
+        return self.strength * torch.stack(terms).sum() if terms else None
 
     def _term(self, values: Tensor, index: int) -> Tensor:
         """The penalty of one parameter, from its T values [T, P]."""

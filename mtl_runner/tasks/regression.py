@@ -33,7 +33,7 @@ class Regression(Task):
         return (outputs - targets) ** 2
 
     def evaluate(self, outputs: Tensor, targets: Tensor, specs: Sequence[TargetSpec]) -> dict[str, Tensor]:
-        scale = torch.tensor([spec.scale or (1.0,) * self.width for spec in specs])
+        scale = torch.tensor([spec.scale or (1.0,) * self.width for spec in specs], device=outputs.device)
         return metrics.regression(outputs, targets, scale, average=self.average)
 
     def predictions(self, outputs: Tensor) -> dict[str, pa.Array]:

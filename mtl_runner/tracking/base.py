@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 State = Literal["running", "finished", "failed", "interrupted"]
 """The state of a run, as in ``status.json``."""
@@ -18,6 +18,9 @@ class Tracker(ABC):
     Constructor keywords are the option's configuration keys. No method raises because of the other side, and all of
     them together hold up a run for at most five seconds when it is down.
     """
+
+    keeps_model: ClassVar[bool] = False
+    """Whether ``finish`` passes on ``model/``, which is made only then."""
 
     def prepare(self, experiment: str) -> None:
         """Creates what parallel runs would otherwise create at the same time. Called once, before they start."""

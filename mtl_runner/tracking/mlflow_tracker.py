@@ -20,6 +20,8 @@ class MlflowTracker(Tracker):
         UserError: ``uri`` is of another kind.
     """
 
+    keeps_model = True
+
     def __init__(self, *, uri: str | None = None) -> None:
         self.uri = resolve(uri)
 

@@ -23,8 +23,9 @@ class Static(LossWeighting):
 
     weights: Tensor
 
-    def __init__(self, tasks: Sequence[str], *, weights: Mapping[str, Annotated[float, Ge(0)]]) -> None:
+    def __init__(self, tasks: Sequence[str], *, weights: Mapping[str, Annotated[float, Ge(0)]] | None = None) -> None:
         super().__init__(tasks)
+        weights = weights or {}
         for name in weights:
             if name not in tasks:
                 raise UserError(

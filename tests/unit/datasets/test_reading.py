@@ -56,7 +56,7 @@ def test_names_and_comments_and_blank_lines(write):
 def test_encoding(write):
     path = write("a,b\né,1\n", encoding="latin-1")
     assert cells(read(path, Reading(encoding="latin-1"))) == [["é", "1"]]
-    with pytest.raises(UserError, match="dataset.encoding"):
+    with pytest.raises(UserError, match=r"dataset\.encoding"):
         read(path, Reading())
 
 
@@ -72,7 +72,7 @@ def test_several_files_become_one_table(write, tmp_path):
     assert cells(table) == [["1", "x"], ["2", "y"], ["3", "z"]]
     assert where(table, 1).endswith("data.csv, line 3")
     assert where(table, 2).endswith("more.parquet, row 1")
-    with pytest.raises(UserError, match="same columns.* has c$"):
+    with pytest.raises(UserError, match=r"same columns.* has c$"):
         read([first, write("a,b,c\n1,2,3\n", "c.csv")], Reading())
 
 
@@ -105,7 +105,7 @@ def test_a_file_that_is_no_gzip(tmp_path):
 
 def test_missing_files_have_neighbours(write, tmp_path):
     write("a\n1\n", "customers.csv")
-    with pytest.raises(UserError, match="no file.*custmers.csv.*did you mean 'customers.csv'"):
+    with pytest.raises(UserError, match=r"no file.*custmers\.csv.*did you mean 'customers\.csv'"):
         read(str(tmp_path / "custmers.csv"), Reading())
     with pytest.raises(UserError, match="there is no folder"):
         read(str(tmp_path / "nowhere" / "a.csv"), Reading())

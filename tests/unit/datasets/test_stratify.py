@@ -60,7 +60,9 @@ def test_one_task_is_split_as_scikit_learn_does():
     for fold, (_, rows) in enumerate(StratifiedKFold(5).split(labels, labels)):
         theirs[rows] = fold
     for label in range(4):
-        assert sorted(np.bincount(ours[labels == label], minlength=5)) == sorted(np.bincount(theirs[labels == label], minlength=5))
+        assert sorted(np.bincount(ours[labels == label], minlength=5)) == sorted(
+            np.bincount(theirs[labels == label], minlength=5)
+        )
 
 
 @pytest.mark.parametrize("seed", range(20))

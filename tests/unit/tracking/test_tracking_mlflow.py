@@ -212,6 +212,7 @@ def test_a_run_is_found_by_its_identifier(run_folder: RunFolder, uri: str, tmp_p
     assert not (tmp_path / "none.db").exists()
 
 
+@pytest.mark.slow
 def test_four_processes_on_a_new_database(tmp_path: Path) -> None:
     """Without the lock, three of four crash."""
     script = (

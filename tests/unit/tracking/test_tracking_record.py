@@ -105,7 +105,7 @@ def test_where_mlflow_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert resolve(None) == "http://tracker:5000"
     assert resolve("https://other") == "https://other"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense")
-    with pytest.raises(UserError, match="^MLFLOW_TRACKING_URI=nonsense"):
+    with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI=nonsense"):
         resolve(None)
 
 

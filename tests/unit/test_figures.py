@@ -1,0 +1,120 @@
+"""Learning curves and confusion matrices show the numbers of the files, and nothing runs out of the picture."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from sklearn.metrics import confusion_matrix as sklearn_matrix
+
+from mtl_runner import figures
+
+NAMES = ["digit", "a rather long name of a task, with (€) signs", "x/y", "cost in $ or $$"]
+
+
+def lines(tasks: list[str], epochs: int) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    keys = [f"{part}/{task}/{name}" for task in tasks for part in ("train", "validation") for name in ("loss", "accuracy")]
+    return [{"epoch": e, "step": e, "time": 0.0, "metrics": {key: rng.random() for key in keys}} for e in range(1, epochs + 1)]
+
+
+def outcome(tasks: list[str], kept: int) -> dict[str, Any]:
+    return {"primary": dict.fromkeys(tasks, "accuracy"), "best_epoch": {",".join(tasks): kept}}
+
+
+def inside(figure: Any) -> bool:
+    """Whether every panel and every text of a figure lies in it."""
+    figure.canvas.draw()
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    width, height = figure.canvas.get_width_height()
+    return all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width + 1 and box.y1 <= height + 1 for box in boxes if box is not None)
+
+
+def overlapping(figure: Any) -> bool:
+    """Whether the texts and panels of two tasks touch."""
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    return any(a.overlaps(b) and abs(a.x0 + a.x1 - b.x0 - b.x1) > 40 for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+@pytest.mark.parametrize(("count", "epochs"), [(1, 1), (1, 2), (2, 30), (3, 10), (7, 3), (12, 200)])
+def test_curves_are_legible_with_any_number_of_tasks(count: int, epochs: int) -> None:
+    tasks = [f"{NAMES[i % len(NAMES)]} {i}" for i in range(count)]
+    figure = figures.learning_curves(lines(tasks, epochs), outcome(tasks, 1))
+    assert len(figure.axes) == 2 * count
+    assert inside(figure)
+    assert not overlapping(figure)
+
+
+def test_curves_are_the_logged_values() -> None:
+    data = lines(["a", "b"], 9)
+    del data[4]["metrics"]["validation/b/accuracy"]
+    figure = figures.learning_curves(data, outcome(["a", "b"], 7))
+    upper, lower = figure.axes[2:]
+    if upper.get_ylabel() != "loss":
+        upper, lower = lower, upper
+    for line, part in zip(upper.lines, ("train", "validation"), strict=True):
+        assert line.get_ydata().tolist() == [each["metrics"][f"{part}/b/loss"] for each in data]  # type: ignore[union-attr]
+    curve, kept = lower.lines
+    defined = [each for each in data if "validation/b/accuracy" in each["metrics"]]
+    assert curve.get_xdata().tolist() == [each["epoch"] for each in defined]  # type: ignore[union-attr]
+    assert curve.get_ydata().tolist() == [each["metrics"]["validation/b/accuracy"] for each in defined]  # type: ignore[union-attr]
+    assert (kept.get_xdata()[0], kept.get_ydata()[0]) == (7, data[6]["metrics"]["validation/b/accuracy"])  # type: ignore[index]
+
+
+def test_networks_that_stop_apart_keep_their_own_epoch() -> None:
+    figure = figures.learning_curves(
+        lines(["a", "b"], 9), {"primary": {"a": "accuracy", "b": "accuracy"}, "best_epoch": {"a": 2, "b": 8}}
+    )
+    kept = [axes.lines[-1].get_xdata()[0] for axes in figure.axes if axes.get_ylabel() == "accuracy"]  # type: ignore[index]
+    assert kept == [2, 8]
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 25, 45, 90])
+def test_confusion_matrix_shows_shares_and_counts(count: int) -> None:
+    rng = np.random.default_rng(count)
+    truth, predicted = rng.integers(0, count, (2, 5000))
+    truth[truth == 1] = 0  # a class that the test part lacks
+    matrix = sklearn_matrix(truth, predicted, labels=range(count))
+    figure = figures.confusion_matrix("a task", [f"class {i} of some length" for i in range(count)], matrix.tolist())
+    axes = figure.axes[0]
+    shown = axes.images[0].get_array()
+    assert shown is not None
+    shares = sklearn_matrix(truth, predicted, labels=range(count), normalize="true")
+    np.testing.assert_allclose(np.delete(np.asarray(shown), 1, 0), np.delete(shares, 1, 0))
+    counts = [int(text.get_text()) for text in axes.texts]
+    assert counts == (matrix.ravel().tolist() if count <= 30 else [])
+    assert f"{np.trace(matrix)} of 5000 right" in axes.get_title(loc="left")
+    assert inside(figure)
+
+
+def test_draw_writes_what_there_is_data_for(tmp_path: Path) -> None:
+    figures.draw(tmp_path)
+    assert list((tmp_path / "figures").iterdir()) == []
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines(["a", "x/y"], 3)))
+    matrices = {
+        "a": {"classes": ["中", "b"], "matrix": [[3, 1], [0, 2]]},
+        "x/y": {"classes": ["0", "1"], "matrix": [[1, 0], [0, 1]]},
+    }
+    empty = {"unlabelled": {"classes": ["0", "1"], "matrix": [[0, 0], [0, 0]]}}
+    (tmp_path / "confusion.json").write_text(json.dumps(matrices | empty))
+    figures.draw(tmp_path)
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {"learning_curves.png", "confusion_a.png", f"confusion_{figures.file_name('x/y')}.png"}
+    assert imread(tmp_path / "figures" / "learning_curves.png").std() > 0.01
+
+
+def test_file_names_stay_apart() -> None:
+    assert len({figures.file_name(name) for name in ("x/y", "x_y", "x y", "x\\y")}) == 4
+
+
+def test_no_global_state_of_pyplot(tmp_path: Path) -> None:
+    (tmp_path / "confusion.json").write_text(json.dumps({"a": {"classes": ["0", "1"], "matrix": [[1, 0], [0, 1]]}}))
+    script = (
+        "import sys; from pathlib import Path; import mtl_runner.figures as f; assert 'matplotlib' not in sys.modules;"
+        "f.draw(Path(sys.argv[1])); assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path], check=True, cwd=Path(__file__).parents[2])
