@@ -72,10 +72,28 @@ class LossWeighting(Weighting):
         """
 
     def backward(self, objectives: Objectives) -> Tensor:
-        losses = objectives.losses.requires_grad_()
-        share = 1 / len(losses) if objectives.shared else 1.0
-        (self.combine(losses, objectives.active) * share).backward()
-        gradient = losses.grad
-        assert gradient is not None
-        torch.autograd.backward(objectives.parts, gradient.split([len(part) for part in objectives.parts]))
-        return gradient / share
+        share = 1 / len(objectives.active) if objectives.shared else 1.0
+        weights = self.differentiate(objectives.losses, objectives.active, share)
+        torch.autograd.backward(objectives.parts, (weights * share).split([len(part) for part in objectives.parts]))
+        return weights
+
+    def differentiate(self, losses: Tensor, active: Tensor, share: float) -> Tensor:
+        """The weights [T], d combine / d losses; ``share`` of the derivatives of its own parameters goes to their ``.grad``."""
+        losses.requires_grad_()
+        (self.combine(losses, active) * share).backward()
+        assert losses.grad is not None
+        return losses.grad / share
+
+
+class DirectWeighting(LossWeighting):
+    """Loss weightings that know their weights without differentiation: Σ_t w_t L_t with w_t constant in the step."""
+
+    @abstractmethod
+    def weights(self, losses: Tensor, active: Tensor) -> Tensor:
+        """[..., T] from the detached losses [..., T]; 0 where a task is not active."""
+
+    def combine(self, losses: Tensor, active: Tensor) -> Tensor:
+        return (self.weights(losses.detach(), active) * losses.where(active, 0)).sum(-1)
+
+    def differentiate(self, losses: Tensor, active: Tensor, share: float) -> Tensor:
+        return self.weights(losses, active)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtl_runner.weighting.base import LossWeighting
+from mtl_runner.weighting.base import DirectWeighting
 
 
-class Dynamic(LossWeighting):
+class Dynamic(DirectWeighting):
     """Σ_t w_t L_t with w_t = A · L_t^-α / Σ_s L_s^-α over the A tasks with labels in the batch.
 
     The losses inside the weights are detached, so their gradient is w_t ∇L_t; the weights sum to the number of tasks.
@@ -27,9 +27,8 @@ class Dynamic(LossWeighting):
         super().__init__(tasks)
         self.alpha = alpha
 
-    def combine(self, losses: Tensor, active: Tensor) -> Tensor:
-        logs = losses.detach().clamp_min(torch.finfo(losses.dtype).tiny).log()
+    def weights(self, losses: Tensor, active: Tensor) -> Tensor:
+        logs = losses.clamp_min(torch.finfo(losses.dtype).tiny).log()
         scores = (-self.alpha * logs).masked_fill(~active, -torch.inf)
-        # a batch without any label gives softmax(-inf …) = NaN, which must not meet the losses
-        weights = scores.softmax(-1).masked_fill(~active, 0) * active.sum(-1, keepdim=True)
-        return (weights * losses).sum(-1)
+        # a batch without any label gives softmax(-inf …) = NaN, which must not become a weight
+        return scores.softmax(-1).masked_fill(~active, 0) * active.sum(-1, keepdim=True)

@@ -2,14 +2,14 @@
 
 from torch import Tensor
 
-from mtl_runner.weighting.base import LossWeighting
+from mtl_runner.weighting.base import DirectWeighting
 
 
-class Equal(LossWeighting):
+class Equal(DirectWeighting):
     """Σ_t L_t, the sum over tasks; on the project's scale the shared part takes its T-th part.
 
     One backward pass; no memory.
     """
 
-    def combine(self, losses: Tensor, active: Tensor) -> Tensor:
-        return (losses * active).sum(-1)
+    def weights(self, losses: Tensor, active: Tensor) -> Tensor:
+        return active.to(losses.dtype)

@@ -8,10 +8,10 @@ from annotated_types import Ge
 from torch import Tensor
 
 from mtl_runner.errors import UserError, choices, nearest
-from mtl_runner.weighting.base import LossWeighting
+from mtl_runner.weighting.base import DirectWeighting
 
 
-class Static(LossWeighting):
+class Static(DirectWeighting):
     """Σ_t w_t L_t with fixed w_t, taken as they are: they are not normalised.
 
     One backward pass; no memory.
@@ -21,7 +21,7 @@ class Static(LossWeighting):
         weights: weight of a task by its name; 1 for those not named.
     """
 
-    weights: Tensor
+    given: Tensor
 
     def __init__(self, tasks: Sequence[str], *, weights: Mapping[str, Annotated[float, Ge(0)]] | None = None) -> None:
         super().__init__(tasks)
@@ -31,7 +31,7 @@ class Static(LossWeighting):
                 raise UserError(
                     f"weighting.weights.{name}: there is no such task; the tasks are {choices(tasks)}{nearest(name, tasks)}"
                 )
-        self.register_buffer("weights", torch.tensor([float(weights.get(name, 1.0)) for name in tasks]))
+        self.register_buffer("given", torch.tensor([float(weights.get(name, 1.0)) for name in tasks]))
 
-    def combine(self, losses: Tensor, active: Tensor) -> Tensor:
-        return (self.weights * losses * active).sum(-1)
+    def weights(self, losses: Tensor, active: Tensor) -> Tensor:
+        return self.given * active
