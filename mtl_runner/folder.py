@@ -3,13 +3,17 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+from yaml import YAMLError
+
 from mtl_runner.batch import Data, StreamSpec, TargetSpec
+from mtl_runner.config import check
 from mtl_runner.errors import UserError
 
 
@@ -61,6 +65,23 @@ class RunFolder:
                 "fingerprint": data.fingerprint,
             },
         )
+
+    def read_config(self, allowed: Sequence[str] = ()) -> dict[str, Any]:
+        """The configuration, checked: the folder may be a stranger's.
+
+        Args:
+            allowed: modules that the user allows it to name, beside the project's own.
+        """
+        path = self.path / "config.yaml"
+        try:
+            values = OmegaConf.to_container(OmegaConf.load(path))
+        except (OSError, YAMLError) as error:
+            raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: is no configuration of a run")
+        node = {str(key): value for key, value in values.items()}
+        check(node, allowed)
+        return node
 
     def read_specs(self) -> tuple[dict[str, StreamSpec], dict[str, TargetSpec]]:
         """The streams and targets that the run was trained on."""

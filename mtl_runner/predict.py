@@ -1,7 +1,7 @@
 """Use what was trained: predictions for new rows, metrics on labelled ones."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mtl_runner import build, checkpoint
 from mtl_runner.batch import Batch, TargetSpec
-from mtl_runner.config.schema import check, plain
 from mtl_runner.datasets.preparation import Preparation
 from mtl_runner.datasets.reading import column_names, read_batches
 from mtl_runner.errors import UserError, choices
@@ -51,27 +50,28 @@ class Trained:
         return columns(by_task, self.targets)
 
 
-def load(run: str | Path, device: str = "auto") -> Trained:
+def load(run: str | Path, device: str = "auto", allowed: Sequence[str] = ()) -> Trained:
     """The model of a run (a run folder or an MLflow run id) with its best weights, ready to predict.
+
+    ``allowed`` are modules of one's own that the run's configuration may name.
 
     Raises:
         UserError: there is no such run, or it is not finished.
     """
     folder = RunFolder(locate(run))
-    from omegaconf import OmegaConf
-
-    node = plain(OmegaConf.load(folder.path / "config.yaml"))  # type: ignore[arg-type]
-    check(node, node.get("allow_modules", []))
+    node = folder.read_config(allowed)
     streams, targets = folder.read_specs()
     if not folder.best.exists():
         raise UserError(f"{run}: has no trained model yet (checkpoints/best.pt is written at the end of a run)")
     model = build.make_model(node, streams, targets).to(build.make_device(device))
     model.load_state_dict(checkpoint.load(folder.best))
+    for group in model.task_groups.values():
+        group.criterion = None  # it was fitted to the training targets, and plays no part from here on
     preparation = Preparation.from_json(folder.read_json("data.json")["preparation"])
     return Trained(model.eval(), preparation, targets)
 
 
-def predict(run: str | Path, input: Path, output: Path, batch_size: int = 65536) -> None:
+def predict(run: str | Path, input: Path, output: Path, batch_size: int = 65536, allowed: Sequence[str] = ()) -> None:
     """Write every task's predictions for the rows of ``input``, in their order, to ``output`` (.parquet or .csv).
 
     Memory is bounded by ``batch_size``, not by the file. ``output`` appears when it is complete.
@@ -81,7 +81,7 @@ def predict(run: str | Path, input: Path, output: Path, batch_size: int = 65536)
     """
     if output.suffix not in OUTPUTS:
         raise UserError(f"--output {output}: the format is taken from the ending; allowed are {choices(OUTPUTS)}")
-    trained = load(run)
+    trained = load(run, allowed=allowed)
     with _whole(output) as temporary, _writer(temporary, output.suffix) as write:
         for rows in _batches(input, trained.preparation, batch_size):
             write(pa.RecordBatch.from_pydict(trained.predictions(rows)))
@@ -97,7 +97,7 @@ def _batches(path: Path, preparation: Preparation, size: int) -> Iterator[pa.Rec
         yield pa.table({name: pa.nulls(0, pa.string()) for name in column_names(path, preparation.reading)})
 
 
-def evaluate(run: str | Path, input: Path, batch_size: int = 65536) -> Report:
+def evaluate(run: str | Path, input: Path, batch_size: int = 65536, allowed: Sequence[str] = ()) -> Report:
     """Print the metrics of a run on labelled rows, task × metric, and return them.
 
     Raises:
@@ -105,7 +105,7 @@ def evaluate(run: str | Path, input: Path, batch_size: int = 65536) -> Report:
     """
     from mtl_runner.console import print_results
 
-    trained = load(run)
+    trained = load(run, allowed=allowed)
     preparation, model = trained.preparation, trained.model
     pieces: dict[str, list[Tensor]] = {key: [] for key in model.task_groups}
     labels: dict[str, list[Tensor]] = {name: [] for name in trained.targets}

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from mtl_runner import build, checkpoint, figures, serving
 from mtl_runner.batch import Data, labelled
-from mtl_runner.config import TrainerConfig, check, plug
+from mtl_runner.config import TrainerConfig, plug
 from mtl_runner.config.schema import plain
 from mtl_runner.console import Display, log, logging_to, print_results, print_tree, sizes_line
 from mtl_runner.errors import UserError
@@ -61,14 +61,15 @@ def run(config: DictConfig, path: Path, choices: Mapping[str, str], overrides: l
         return _train(node, folder, parts)
 
 
-def resume(path: Path, epochs: int | None = None, steps: int | None = None) -> float:
+def resume(path: Path, epochs: int | None = None, steps: int | None = None, allowed: Sequence[str] = ()) -> float:
     """Go on with the run in ``path``, with a larger budget if one is given; returns as ``run`` does.
 
-    On the CPU it ends with the same weights, bit for bit, as a run that was never interrupted.
+    On the CPU it ends with the same weights, bit for bit, as a run that was never interrupted. ``allowed`` are modules of
+    one's own that its configuration may name.
     """
     folder = RunFolder(path)
     status = folder.read_json("status.json")
-    node = _read_config(path)
+    node = folder.read_config(allowed)
     larger = _enlarge(node["trainer"], epochs, steps)
     if status["state"] == "finished" and not larger:
         raise UserError(f"resume={path}: this run is finished; a larger trainer.epochs or trainer.steps makes it go on")
@@ -221,14 +222,6 @@ def _enlarge(trainer: Node, epochs: int | None, steps: int | None) -> bool:
             )
         trainer[key] = value
     return trainer != before
-
-
-def _read_config(path: Path) -> Node:
-    node = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))
-    assert isinstance(node, dict)
-    values = {str(key): value for key, value in node.items()}
-    check(values, values.get("allow_modules", []))
-    return values
 
 
 def _commit() -> str | None:

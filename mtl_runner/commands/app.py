@@ -15,6 +15,10 @@ app = typer.Typer(
 )
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or an MLflow run id.")]
 Input = Annotated[Path, typer.Option("--input", "-i", exists=True, help="A table: CSV or Parquet, gzipped or not.")]
+Allowed = Annotated[
+    list[str] | None,
+    typer.Option("--allow-module", metavar="MODULE", help="A module of your own that the run's configuration names."),
+]
 FORWARD = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
@@ -51,30 +55,36 @@ def predict(
     input: Input,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write them: .parquet or .csv.")],
     batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time; bounds the memory.")] = 65536,
+    allow_module: Allowed = None,
 ) -> None:
     """Predict every task for the rows of a table."""
+    from mtl_runner.commands.allowed import importable
     from mtl_runner.predict import predict as write
 
-    write(run, input, output, batch_size)
+    write(run, input, output, batch_size, importable(allow_module or ()))
     typer.echo(f"predictions: {output}")
 
 
 @app.command()
-def evaluate(run: Run, input: Input) -> None:
+def evaluate(run: Run, input: Input, allow_module: Allowed = None) -> None:
     """Print the metrics of a trained run on a labelled table."""
+    from mtl_runner.commands.allowed import importable
     from mtl_runner.predict import evaluate as report
 
-    report(run, input)
+    report(run, input, allowed=importable(allow_module or ()))
 
 
 @app.command()
-def sync(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run folder.")]) -> None:
+def sync(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run folder.")], allow_module: Allowed = None
+) -> None:
     """Send to the tracker what it lacks of a run."""
     from mtl_runner.tracking import sync as send
 
     if (run_dir / "checkpoints" / "best.pt").exists() and not (run_dir / "model").exists():
         from mtl_runner import serving
+        from mtl_runner.commands.allowed import importable
         from mtl_runner.predict import load
 
-        serving.package(run_dir, load(run_dir, "cpu").model)
+        serving.package(run_dir, load(run_dir, "cpu", importable(allow_module or ())).model)
     typer.echo(f"MLflow run: {send(run_dir)}")

@@ -30,7 +30,8 @@ def launch(arguments: Sequence[str]) -> int:
     args = parser.parse_args(list(arguments))
     _check_flags(args)
     shows = bool(args.help or args.hydra_help or args.cfg or args.info)
-    if not args.shell_completion:
+    adds = args.config_dir or args.config_path or args.config_name or args.overrides  # to what is ours, which is safe to show
+    if not args.shell_completion and (adds or not shows):
         precheck.check(args, runs=not shows)
     if shows or args.shell_completion:
         with explained(args):

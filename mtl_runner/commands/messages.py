@@ -84,4 +84,6 @@ def _unknown_key(cause: Any, overrides: list[str]) -> str:
     if known:
         return f"{shown}: there is no such key; there are {choices(known)}{nearest(str(cause.key), known)}"
     above = key.rpartition(".")[0]
-    return f"{shown}: {above} has no keys as it is; `mtl options {above.partition('.')[0]}` lists what to choose"
+    if (config_dir() / above).is_dir():
+        return f"{shown}: {above} has no keys as it is; `mtl options {above}` lists what to choose"
+    return f"{shown}: {above} is empty; give all of it at once: '{above}={{{key.rpartition('.')[2]}:…}}'"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from mtl_runner.commands.allowed import allowed_modules
 from mtl_runner.errors import UserError
 
 BUDGET = ("trainer.epochs", "trainer.steps")
@@ -12,19 +13,22 @@ def resume(arguments: Sequence[str]) -> int:
     """Goes on with the run named in ``resume=…``; returns the exit code."""
     folder: Path | None = None
     budget: dict[str, int] = {}
+    allowed: list[str] = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if key == "resume" and equals:
             folder = _run_folder(value)
         elif key in BUDGET:
             budget[key.rpartition(".")[2]] = _number(argument, value)
+        elif key == "allow_modules":
+            allowed = allowed_modules([argument])
         else:
             raise UserError(f"{argument}: a run is resumed as it was; only a larger budget may go with it: {' or '.join(BUDGET)}")
     assert folder is not None
     from mtl_runner import run
 
     try:
-        run.resume(folder, epochs=budget.get("epochs"), steps=budget.get("steps"))
+        run.resume(folder, epochs=budget.get("epochs"), steps=budget.get("steps"), allowed=allowed)
     except KeyboardInterrupt:
         from mtl_runner.commands.job import say_how_to_go_on
 

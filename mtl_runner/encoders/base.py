@@ -90,9 +90,9 @@ class Dropout(nn.Module):
         """The generator of its masks; made on first use, when the device is known."""
         if self._generator is None or self._generator.device != device:
             self._generator = torch.Generator(device).manual_seed(self._seed)
-            if self._state is not None:
-                self._generator.set_state(self._state)
-                self._state = None
+            if self._state is not None and len(self._state) == len(self._generator.get_state()):
+                self._generator.set_state(self._state)  # that of another kind of device says nothing here
+            self._state = None
         return self._generator
 
     def get_extra_state(self) -> Tensor:

@@ -1,5 +1,6 @@
 """The two commands, called in this process: a start of Python with torch takes seconds."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
+    hydra = logging.getLogger("hydra")
+    hydra.handlers, hydra.propagate = [], True  # they hold this test's standard output
     for name in [name for name, module in sys.modules.items() if str(tmp_path) in str(getattr(module, "__file__", ""))]:
         del sys.modules[name]
 

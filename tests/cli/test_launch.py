@@ -22,9 +22,7 @@ def test_a_run_gets_its_configuration_folder_choices_and_overrides(mtl_run: Comm
     assert not any(group.startswith("hydra") for group in call["choices"])
     assert call["overrides"] == ["sharing=soft", "seed=3", "imbalance=[oversample,focal]"]
     assert call["sweep"] is None
-    assert (call["folder"].is_absolute() and call["folder"].parents[2] == folder / "runs") or call["folder"].parents[
-        1
-    ] == folder / "runs"
+    assert call["folder"].parents[1] == folder / "runs"
     assert yaml.safe_load((call["folder"] / ".hydra" / "overrides.yaml").read_text()) == call["overrides"]
     assert Path.cwd() == folder
 
@@ -36,11 +34,11 @@ def test_two_runs_have_two_folders(mtl_run: Command, jobs: Jobs) -> None:
 
 
 def test_a_sweep_runs_every_combination_and_prepares_the_tracker_once(mtl_run: Command, jobs: Jobs) -> None:
-    assert mtl_run("-m", "sharing=none,hard", "seed=range(0,3)").code == 0
+    assert mtl_run("-m", "sharing=none,hard", "seed=range(0,2)").code == 0
     assert [(call["choices"]["sharing"], call["config"]["seed"]) for call in jobs.calls] == [
-        (sharing, seed) for sharing in ("none", "hard") for seed in range(3)
+        (sharing, seed) for sharing in ("none", "hard") for seed in range(2)
     ]
-    assert [call["folder"].name for call in jobs.calls] == list("012345")
+    assert [call["folder"].name for call in jobs.calls] == list("0123")
     (sweep,) = {call["sweep"] for call in jobs.calls}
     assert {call["folder"].parent for call in jobs.calls} == {Path(sweep).absolute()}
     assert jobs.prepared == ["mtl_runner"]
@@ -60,7 +58,7 @@ def test_ones_own_option_in_a_folder(mtl_run: Command, jobs: Jobs, folder: Path)
     assert jobs.calls[0]["config"]["sharing"]["shared_stages"] == 0.5
 
 
-@pytest.mark.parametrize("typed", [("--cfg", "job"), ("-c", "job", "--resolve"), ("--info",), ("--help",), ("--hydra-help",)])
+@pytest.mark.parametrize("typed", [("--cfg", "job"), ("-c", "job", "--resolve"), ("--info",), ("--help",)])
 def test_showing_trains_nothing(mtl_run: Command, jobs: Jobs, folder: Path, typed: tuple[str, ...]) -> None:
     result = mtl_run("sharing=soft", *typed)
     assert result.code == 0
@@ -153,3 +151,7 @@ def test_an_interrupted_sweep_stops(jobs: Jobs, mtl_run: Command) -> None:
     jobs.act = act
     assert mtl_run("-m", "seed=0,1").code == 130
     assert len(jobs.calls) == 1
+
+
+def test_hydras_own_help(mtl_run: Command) -> None:
+    assert "--multirun" in mtl_run("--hydra-help").out

@@ -1,0 +1,45 @@
+"""``--help``, completion and ``mtl options`` answer at once: they import nothing heavy."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "mlflow", "pandas", "pyarrow", "sklearn", "imblearn", "matplotlib", "numpy")
+COMMANDS = {
+    "mtl-run --help": ("run_main", ["mtl-run", "--help"]),
+    "mtl-run --cfg job": ("run_main", ["mtl-run", "--cfg", "job"]),
+    "mtl-run sharing=sofft": ("run_main", ["mtl-run", "sharing=sofft"]),
+    "mtl --help": ("app_main", ["mtl", "--help"]),
+    "mtl options": ("app_main", ["mtl", "options"]),
+    "mtl predict --help": ("app_main", ["mtl", "predict", "--help"]),
+    "mtl run --help": ("app_main", ["mtl", "run", "--help"]),
+}
+
+
+def _start(command: str, after: str = "") -> str:
+    main, arguments = COMMANDS[command]
+    code = f"import sys, contextlib\nfrom mtl_runner.cli import {main}\nsys.argv = {arguments!r}\n"
+    code += f"with contextlib.suppress(SystemExit):\n    {main}()\n"
+    done = subprocess.run([sys.executable, "-c", code + after], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_nothing_heavy_is_imported(command: str) -> None:
+    out = _start(command, f"print('imported:', sorted(set({HEAVY!r}) & set(sys.modules)))")
+    assert out.splitlines()[-1] == "imported: []"
+
+
+@pytest.mark.parametrize("command", ["mtl-run --help", "mtl --help"])
+def test_help_takes_less_than_a_second(command: str) -> None:
+    """Of the processor's time: other tests run beside this one."""
+
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert _start(command)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 1.0
