@@ -252,7 +252,7 @@ def test_l1_shrinks_what_is_not_needed(sharing: str, make_config: Config) -> Non
     sums = {}
     for strength in (0, 1e-3, 1e-1):
         config = make_config(
-            f"sharing={sharing}", f"trainer.l1={strength}", "trainer.epochs=30", "optimizer=sgd", "trainer.batch_size=25"
+            f"sharing={sharing}", f"trainer.l1={strength}", "trainer.epochs=12", "optimizer=sgd", "trainer.batch_size=25"
         )
         trainer = trainer_on(made(), config)
         list(trainer.fit())

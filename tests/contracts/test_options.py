@@ -1,0 +1,86 @@
+"""Every option in ``conf/`` runs with its defaults on digits, or stands on a short list of refusals with the reason."""
+
+import json
+import math
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import pytest
+from handmade import options
+from omegaconf import DictConfig
+
+from mtl_runner.config import GROUPS, check
+from mtl_runner.config.schema import plain
+from mtl_runner.errors import UserError
+
+REFUSED = {
+    "dataset=table": ("the user names the file and the tasks", "dataset.path"),
+    "dataset=adult": ("a file that is not in the package", "there is no file"),
+    "dataset=ctg": ("a file that is not in the package", "there is no file"),
+    "dataset=mi_complications": ("a file that is not in the package", "there is no file"),
+    "dataset=parkinsons": ("a file that is not in the package", "there is no file"),
+    "dataset=ai4i2020": ("a file that is not in the package", "there is no file"),
+}
+"""Reviewed: why an option cannot run with its defaults, and words of the message that says so."""
+
+SLOW = {"tracker=mlflow"}
+EVERY = [f"{group}={option}" for group in (*GROUPS, "trainer") for option in options(group)]
+RUNNING = [
+    pytest.param(option, marks=pytest.mark.slow) if option in SLOW else option for option in EVERY if option not in REFUSED
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtl_runner.figures.draw", lambda folder: None)
+
+
+def finished(folder: Path) -> None:
+    """The run came to its end, and every main task has a finite primary metric."""
+    assert json.loads((folder / "status.json").read_text())["state"] == "finished"
+    results = json.loads((folder / "test_metrics.json").read_text())
+    assert all(math.isfinite(row[results["primary"][task]]) for task, row in results["tasks"].items())
+    assert math.isfinite(results["average"]["primary"])
+
+
+@pytest.mark.parametrize("option", RUNNING)
+def test_every_option_runs_with_its_defaults(
+    option: str, make_config: Callable[..., DictConfig], train: Callable[..., Path]
+) -> None:
+    overrides = [option, "trainer.epochs=1", "trainer.device=cpu", "trainer.progress=false"]
+    check(plain(make_config(*overrides)), [])
+    finished(train(*overrides))
+
+
+@pytest.mark.parametrize("option", REFUSED)
+def test_a_refusal_is_a_message(option: str, make_config: Callable[..., DictConfig], train: Callable[..., Path]) -> None:
+    reason, words = REFUSED[option]
+
+    def start() -> None:
+        check(plain(make_config(option)), [])
+        train(option)
+
+    with pytest.raises(UserError, match=words) as refused:
+        start()
+    assert option in EVERY and reason and len(str(refused.value).splitlines()) <= 2
+
+
+@pytest.mark.parametrize(("sharing", "weighting"), [*product(options("sharing"), options("weighting"))])
+def test_every_sharing_runs_with_every_weighting(sharing: str, weighting: str, train: Callable[..., Path]) -> None:
+    finished(train(f"sharing={sharing}", f"weighting={weighting}", "trainer.epochs=1"))
+
+
+@pytest.mark.parametrize(("sharing", "imbalance"), [*product(options("sharing"), options("imbalance"))])
+def test_every_sharing_runs_with_every_imbalance_strategy(sharing: str, imbalance: str, train: Callable[..., Path]) -> None:
+    finished(train(f"sharing={sharing}", f"imbalance={imbalance}", "trainer.epochs=1", "dataset.long_tail=20"))
+
+
+@pytest.mark.parametrize(("optimizer", "scheduler"), [*product(options("optimizer"), options("scheduler"))])
+def test_every_optimizer_runs_with_every_scheduler(optimizer: str, scheduler: str, train: Callable[..., Path]) -> None:
+    finished(train(f"optimizer={optimizer}", f"scheduler={scheduler}", "trainer.epochs=2"))
+
+
+def test_precision_bf16_runs_with_every_encoder(train: Callable[..., Path]) -> None:
+    for encoder in options("encoder"):
+        finished(train(f"encoder={encoder}", "trainer.precision=bf16", "trainer.epochs=1"))
