@@ -73,7 +73,7 @@ def config(*overrides: str) -> DictConfig:
 def make_trainer(data: Data, *overrides: str) -> Trainer:
     node = OmegaConf.to_container(config(*overrides), resolve=True)
     model = build.make_model(node, data.streams, data.targets)
-    return build.make_trainer(node, build.trainer_options(node["trainer"]), data, model, torch.device("cpu"))
+    return build.make_training(node, build.trainer_options(node["trainer"]), data, model, torch.device("cpu")).trainers[0]
 
 
 def steps(trainer: Trainer) -> Iterator[None]:

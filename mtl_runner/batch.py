@@ -3,7 +3,7 @@
 Shape legend: N examples, T tasks of one kind that run as one, C classes (always the last axis), K outputs of a regression.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -86,6 +86,18 @@ class Batch:
             context={
                 stream: {name: value[rows[stream]] for name, value in fields.items()} for stream, fields in self.context.items()
             },
+        )
+
+    def only(self, tasks: Collection[str]) -> "Batch":
+        """The same rows with these tasks and the streams that they read."""
+        streams = {task: self.streams[task] for task in tasks}
+        used = set(streams.values())
+        return Batch(
+            {stream: fields for stream, fields in self.inputs.items() if stream in used},
+            {task: self.targets[task] for task in tasks},
+            streams,
+            {task: self.weights[task] for task in tasks if task in self.weights},
+            {stream: fields for stream, fields in self.context.items() if stream in used},
         )
 
     def to(self, device: torch.device | str) -> "Batch":

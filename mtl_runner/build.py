@@ -15,14 +15,14 @@ from mtl_runner.encoders.base import Encoder
 from mtl_runner.errors import UserError, choices, nearest
 from mtl_runner.imbalance.base import Criterion, Resampler, Strategy
 from mtl_runner.learner import Learner, Stopping
-from mtl_runner.loader import IndexLoader
+from mtl_runner.loader import IndexLoader, TrainingRows
 from mtl_runner.model import MultiTaskModel, Network
 from mtl_runner.seeding import seeded
 from mtl_runner.sharing.base import Sharing
 from mtl_runner.tasks import make_tasks
 from mtl_runner.tasks.base import Task
-from mtl_runner.tasks.group import pack
 from mtl_runner.trainer import Plan, Trainer, planned_epochs
+from mtl_runner.training import Training
 from mtl_runner.weighting.base import Weighting
 from mtl_runner.weighting.equal import Equal
 
@@ -139,13 +139,11 @@ def _criteria(config: Node, targets: Mapping[str, TargetSpec]) -> dict[str, func
     return factories
 
 
-def make_weighting(config: Node, model: MultiTaskModel) -> Weighting:
-    """The weighting; where nothing couples the tasks there is nothing to weigh, and it is ``equal`` whatever is configured."""
+def make_weighting(config: Node, model: MultiTaskModel, network: Network) -> Weighting:
+    """The weighting of a network's tasks; where nothing couples tasks there is nothing to weigh, and it is ``equal``."""
     if model.sharing.independent:
-        if _option(config["weighting"]) != "equal":
-            log.info("note: nothing is shared, so weighting=%s plays no part", _option(config["weighting"]))
-        return Equal(model.order)
-    return cast(Weighting, plug(config["weighting"], "weighting", config["allow_modules"])(model.order))
+        return Equal(network.tasks)
+    return cast(Weighting, plug(config["weighting"], "weighting", config["allow_modules"])(list(network.tasks)))
 
 
 def make_learner(config: Node, options: TrainerConfig, network: Network, weighting: Weighting, epochs: int) -> Learner:
@@ -162,31 +160,35 @@ def make_learner(config: Node, options: TrainerConfig, network: Network, weighti
     return Learner(network, optimizer, scheduler, options.clip_norm, Stopping(stopping.patience, stopping.min_delta))
 
 
-def make_trainer(config: Node, options: TrainerConfig, data: Data, model: MultiTaskModel, device: torch.device) -> Trainer:
+def make_training(config: Node, options: TrainerConfig, data: Data, model: MultiTaskModel, device: torch.device) -> Training:
     """Everything that training needs, on the device; ``model`` is moved there."""
     seed = config["seed"]
     _check_monitor(options.early_stopping.monitor, model.tasks)
     strategies, _ = make_strategies(config, data.targets)
     resamplers = {name: strategy for name, strategy in strategies.items() if isinstance(strategy, Resampler)}
+    if model.sharing.independent and _option(config["weighting"]) != "equal":
+        log.info("note: nothing is shared, so weighting=%s plays no part", _option(config["weighting"]))
     model.to(device)
-    weighting = make_weighting(config, model).to(device)
     loader = IndexLoader(options.batch_size, seed, device)
-    train = data.splits["train"].to(device)
-    plan = Plan(
-        planned_epochs(options.epochs, options.steps, loader.batches(train)),
-        options.steps,
-        options.early_stopping.monitor,
-        options.l1,
-        options.precision,
-        options.eval_batch_size,
-        options.max_skipped,
-        seed,
-    )
-    learners = [make_learner(config, options, network, weighting, plan.epochs) for network in model.networks()]
-    validation = pack(data.splits["validation"].to(device), model.task_groups)
-    trainer = Trainer(model, weighting, learners, model.tasks, train, validation, loader, resamplers, plan)
-    trainer.fit_criteria()
-    return trainer
+    train, validation = data.splits["train"].to(device), data.splits["validation"].to(device)
+    trainers = []
+    for network in model.networks():
+        targets = {name: data.targets[name] for name in network.tasks}
+        rows = TrainingRows(train.only(network.tasks), targets, resamplers, seed)
+        plan = Plan(
+            planned_epochs(options.epochs, options.steps, loader.batches(rows.epoch(0))),
+            options.steps,
+            options.early_stopping.monitor,
+            options.l1,
+            options.precision,
+            options.eval_batch_size,
+            options.max_skipped,
+        )
+        weighting = make_weighting(config, model, network).to(device)
+        learner = make_learner(config, options, network, weighting, plan.epochs)
+        trainers.append(Trainer(model, learner, weighting, rows, validation.only(network.tasks), loader, plan))
+        trainers[-1].fit_criteria()
+    return Training(model, trainers)
 
 
 def _check_monitor(monitor: str, tasks: Sequence[Task]) -> None:

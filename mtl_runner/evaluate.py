@@ -29,16 +29,16 @@ class Report:
 
 @torch.no_grad()
 def predict(model: MultiTaskModel, split: Split, batch_size: int) -> dict[str, Tensor]:
-    """Outputs [T, N, …] of each group for a whole split, in batches, dropout and batch statistics off."""
+    """Outputs [T, N, …] of each group of a packed split, in batches, dropout and batch statistics off."""
     training = model.training
     model.eval()
-    pieces: dict[str, list[Tensor]] = {key: [] for key in model.task_groups}
+    pieces: dict[str, list[Tensor]] = {key: [] for key in split.targets}
     for start in range(0, max(split.size(stream) for stream in split.inputs), batch_size):
         inputs = {
             stream: {name: value[start : start + batch_size] for name, value in fields.items()}
             for stream, fields in split.inputs.items()
         }
-        for key, value in model.outputs(inputs).items():
+        for key, value in model.outputs(inputs, split.targets).items():
             pieces[key].append(value)
     model.train(training)
     return {key: torch.cat(values, 1) for key, values in pieces.items()}
@@ -59,7 +59,7 @@ def measure(model: MultiTaskModel, outputs: Mapping[str, Tensor], split: Split) 
 
 
 def evaluate(model: MultiTaskModel, split: Split, batch_size: int) -> Report:
-    """Metrics of every task on a packed split."""
+    """Metrics of the tasks of a packed split."""
     return measure(model, predict(model, split, batch_size), split)
 
 

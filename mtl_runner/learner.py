@@ -60,8 +60,6 @@ class Learner:
         self.scheduler = scheduler
         self.clip_norm = clip_norm
         self.stopping = stopping
-        self.skipped = 0
-        """Steps in a row that were not taken, as a loss was not finite."""
         self._parameters = network.parameters()
         self._modules = nn.ModuleList(network.modules)
         self.best = self._weights()
@@ -97,7 +95,6 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
             "stopping": vars(self.stopping) | {},
-            "skipped": self.skipped,
             "best": self.best,
         }
 
@@ -107,7 +104,6 @@ class Learner:
             self.scheduler.load_state_dict(state["scheduler"])
         for name in ("best", "best_epoch", "waited"):
             setattr(self.stopping, name, state["stopping"][name])
-        self.skipped = state["skipped"]
         self.best = state["best"]
 
     def _weights(self) -> dict[str, Tensor]:

@@ -1,13 +1,41 @@
-"""Batches by index: small data lives on the device, so that a batch is one gather and no worker stands in the way."""
+"""The rows of an epoch and its batches, by index.
 
-from collections.abc import Iterator
+Small data lives on the device, so that a batch is one gather and no worker stands in the way.
+"""
+
+from collections.abc import Iterator, Mapping
 from math import ceil
 
 import torch
 from torch import Tensor
 
-from mtl_runner.batch import Batch, Split
+from mtl_runner.batch import Batch, Split, TargetSpec
+from mtl_runner.imbalance.base import Resampler
 from mtl_runner.seeding import generator
+
+
+class TrainingRows:
+    """The training part, chosen anew in each epoch where a resampler does so.
+
+    Args:
+        split: as it was read, with the tasks that are to be trained.
+        targets: these tasks.
+        resamplers: by name; each acts on the tasks that it serves, in turn.
+        seed: of the run.
+    """
+
+    def __init__(self, split: Split, targets: Mapping[str, TargetSpec], resamplers: Mapping[str, Resampler], seed: int) -> None:
+        self.split = split
+        self.seed = seed
+        served = {name: {task: targets[task] for task in resampler.serves(targets)} for name, resampler in resamplers.items()}
+        self.acting = {name: (resampler, served[name]) for name, resampler in resamplers.items() if served[name]}
+
+    def epoch(self, number: int) -> Split:
+        """The rows of one epoch; they depend on seed and epoch alone."""
+        split = self.split
+        for name, (resampler, served) in self.acting.items():
+            split = resampler(split, served, generator(self.seed, name, number))
+        return split
 
 
 class IndexLoader:

@@ -18,13 +18,13 @@ from mtl_runner.config import TrainerConfig, plug
 from mtl_runner.config.schema import plain
 from mtl_runner.console import Display, log, logging_to, print_results, print_tree, sizes_line
 from mtl_runner.errors import UserError
-from mtl_runner.evaluate import averages, confusions, evaluate, measure, predict, score
+from mtl_runner.evaluate import averages, confusions, measure, predict
 from mtl_runner.folder import RunFolder, now, write_text
 from mtl_runner.model import MultiTaskModel
 from mtl_runner.pretrained import start_from
 from mtl_runner.tasks.group import pack
 from mtl_runner.tracking.base import State, Tracker
-from mtl_runner.trainer import Trainer
+from mtl_runner.training import Training
 
 Node = dict[str, Any]
 
@@ -35,7 +35,7 @@ class Parts:
 
     data: Data
     model: MultiTaskModel
-    trainer: Trainer
+    training: Training
     tracker: Tracker
 
 
@@ -57,7 +57,7 @@ def run(config: DictConfig, path: Path, choices: Mapping[str, str], overrides: l
             state="running", started=now(), ended=None, epoch=0, error=None, name=node["name"],
             choices=dict(choices), overrides=overrides, sweep=sweep, commit=_commit(),
         )  # fmt: skip
-        checkpoint.save(parts.trainer.state_dict(), folder.last)
+        checkpoint.save(parts.training.state_dict(), folder.last)
         return _train(node, folder, parts)
 
 
@@ -78,13 +78,13 @@ def resume(path: Path, epochs: int | None = None, steps: int | None = None, allo
         known = folder.read_json("data.json")["fingerprint"]
         if parts.data.fingerprint != known:
             raise UserError(f"resume={path}: the data are not those that the run was started with (fingerprint {known})")
-        parts.trainer.load_state_dict(checkpoint.load(folder.last))
-        if status["state"] == "finished" and not parts.trainer.running:
+        parts.training.load_state_dict(checkpoint.load(folder.last))
+        if status["state"] == "finished" and parts.training.stopped_early:
             raise UserError(f"resume={path}: this run stopped early; a larger budget changes nothing")
-        folder.cut_metrics(parts.trainer.progress.epoch)
+        folder.cut_metrics(parts.training.number)
         write_text(path / "config.yaml", OmegaConf.to_yaml(node))
-        folder.status(state="running", ended=None, error=None, epoch=parts.trainer.progress.epoch)
-        log.info("resuming after epoch %d", parts.trainer.progress.epoch)
+        folder.status(state="running", ended=None, error=None, epoch=parts.training.number)
+        log.info("resuming after epoch %d", parts.training.number)
         return _train(node, folder, parts)
 
 
@@ -101,22 +101,22 @@ def _make(node: Node) -> Parts:
     if node["init_from"]:
         log.info(start_from(model, data, **node["init_from"]))
     sizes = model.sizes()
-    trainer = build.make_trainer(node, options, data, model, device)
+    training = build.make_training(node, options, data, model, device)
     log.info("%s on %s", sizes_line(sizes), device)
-    return Parts(data, model, trainer, plug(node["tracker"], "tracker", node["allow_modules"])())
+    return Parts(data, model, training, plug(node["tracker"], "tracker", node["allow_modules"])())
 
 
 def _train(node: Node, folder: RunFolder, parts: Parts) -> float:
-    tracker, trainer = parts.tracker, parts.trainer
+    tracker, training = parts.tracker, parts.training
     tracker.start(folder.path)
     with _ending(folder, tracker):
         wanted = node["trainer"]["progress"]
-        with Display(trainer.plan.epochs, trainer.steps_per_epoch(), wanted) as display:
-            for epoch in trainer.fit(display.step):
+        with Display(training.plan.epochs, training.steps_per_epoch(), wanted) as display:
+            for epoch in training.fit(display.step):
                 line = folder.append_metrics(epoch.number, epoch.step, epoch.metrics)
-                if trainer.plan.steps is None or epoch.step < trainer.plan.steps:
+                if training.plan.steps is None or epoch.step < training.plan.steps:
                     # an epoch that the budget in steps cuts short is taken up again from its beginning
-                    checkpoint.save(trainer.state_dict(), folder.last)
+                    checkpoint.save(training.state_dict(), folder.last)
                 folder.status(epoch=epoch.number)
                 tracker.log_metrics(line)
                 display.epoch(epoch.number, epoch.metrics)
@@ -125,17 +125,16 @@ def _train(node: Node, folder: RunFolder, parts: Parts) -> float:
 
 def _finish(folder: RunFolder, parts: Parts) -> float:
     """Best weights, validation average, the one look at the test part, and the files that come of it."""
-    model, trainer, data = parts.model, parts.trainer, parts.data
+    model, training, data = parts.model, parts.training, parts.data
     tasks = model.tasks
-    trainer.restore_best()
+    training.restore_best()
     checkpoint.save(model.state_dict(), folder.best)
     weights = {name: value.contiguous() for name, value in model.state_dict().items() if not name.endswith("_extra_state")}
     save_file(weights, folder.path / "weights.safetensors")
-    main = [task for task in tasks if task.main]
-    validation = score(evaluate(model, trainer.validation, trainer.plan.eval_batch_size).metrics, main or tasks)
+    validation = training.average()
 
-    test = pack(data.splits["test"].to(trainer.loader.device), model.task_groups)
-    outputs = predict(model, test, trainer.plan.eval_batch_size)
+    test = pack(data.splits["test"].to(training.device), model.task_groups)
+    outputs = predict(model, test, training.plan.eval_batch_size)
     report = measure(model, outputs, test)
     means = averages(report.metrics, tasks)
     folder.write_json(
@@ -149,7 +148,7 @@ def _finish(folder: RunFolder, parts: Parts) -> float:
             "primary": {task.name: task.primary.name for task in tasks},
             "undefined": report.undefined(),
             "validation_average": validation,
-            "best_epoch": {",".join(learner.network.tasks): learner.stopping.best_epoch for learner in trainer.learners},
+            "best_epoch": {",".join(trainer.names): trainer.learner.stopping.best_epoch for trainer in training.trainers},
         },
     )
     matrices = confusions(model, outputs, test)

@@ -1,7 +1,9 @@
 """What tests share."""
 
+import copy
 import os
 from collections.abc import Callable, Generator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,18 +34,25 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 @pytest.fixture
 def make_config() -> Callable[..., DictConfig]:
     """``make_config("sharing=soft", …)``: the configuration of a small quick run on the CPU without a tracker."""
-    from hydra import compose, initialize_config_dir
-
-    from mtl_runner.config import config_dir
 
     def make(*overrides: str) -> DictConfig:
         small = ["tracker=none", "trainer.epochs=2", "trainer.device=cpu", "trainer.progress=false", "encoder.hidden=[32,16]"]
         if any(override.startswith("encoder=") for override in overrides):
             small.pop()
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return compose("config", [*small, *overrides])
+        return copy.deepcopy(_composed((*small, *overrides)))
 
     return make
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
+    """A tenth of a second each; the same ones are composed again and again."""
+    from hydra import compose, initialize_config_dir
+
+    from mtl_runner.config import config_dir
+
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return compose("config", list(overrides))
 
 
 @pytest.fixture

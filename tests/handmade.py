@@ -14,6 +14,7 @@ from mtl_runner.config import config_dir
 from mtl_runner.config.schema import plain
 from mtl_runner.seeding import generator
 from mtl_runner.trainer import Trainer
+from mtl_runner.training import Training
 
 PARTS = ("train", "validation", "test")
 TASKS = {
@@ -72,11 +73,17 @@ def with_part(data: Data, part: str, **changes: Any) -> Data:
     return replace(data, splits={**data.splits, part: replace(data.splits[part], **changes)})
 
 
-def trainer_on(data: Data, config: Any) -> Trainer:
-    """A trainer on the CPU for data that no data set reads."""
+def training_on(data: Data, config: Any) -> Training:
+    """Everything that training needs, on the CPU, for data that no data set reads."""
     node = plain(config)
     model = build.make_model(node, data.streams, data.targets)
-    return build.make_trainer(node, build.trainer_options(node["trainer"]), data, model, torch.device("cpu"))
+    return build.make_training(node, build.trainer_options(node["trainer"]), data, model, torch.device("cpu"))
+
+
+def trainer_on(data: Data, config: Any) -> Trainer:
+    """The one trainer of a mode that couples the tasks."""
+    (trainer,) = training_on(data, config).trainers
+    return trainer
 
 
 def same(one: Any, other: Any) -> bool:

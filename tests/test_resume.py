@@ -58,7 +58,7 @@ def killed(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     """``killed(k, …)``: starts a run and stops it in step k, between forward pass and update; returns its folder."""
 
     def start(step: int, *overrides: str) -> Path:
-        folder, taken, whole = tmp_path / "killed", 0, Trainer.ready
+        folder, taken, whole = tmp_path / "killed", 0, Trainer.finite
 
         def breaking(self: Trainer, *arguments: Any) -> Any:
             nonlocal taken
@@ -68,7 +68,7 @@ def killed(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
             return whole(self, *arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "ready", breaking)
+            patch.setattr(Trainer, "finite", breaking)
             with pytest.raises(KeyboardInterrupt):
                 train(*overrides, folder=folder)
         assert status(folder)["state"] == "interrupted"
@@ -118,7 +118,7 @@ def test_twice_interrupted(train: Train, killed: Callable[..., Path], monkeypatc
     overrides = [*SMALL, "sharing=none", "weighting=uncertainty"]
     folder = killed(BATCHES + 2, *overrides)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_validate", _interrupt)
+        patch.setattr(Trainer, "validate", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             run.resume(folder)
     run.resume(folder)

@@ -148,7 +148,7 @@ def test_however_it_ends_the_folder_says_so(
     def broken(self: Trainer) -> dict[str, float]:
         raise problem
 
-    monkeypatch.setattr(Trainer, "_validate", broken)
+    monkeypatch.setattr(Trainer, "validate", broken)
     with pytest.raises(type(problem)):
         train(folder=tmp_path / "run")
     status = read(tmp_path / "run", "status.json")

@@ -1,7 +1,7 @@
 """What a weighting is: it turns the losses of a step into gradients."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -50,16 +50,14 @@ class Weighting(nn.Module, ABC):
         own = list(self.parameters())
         return [{"params": own, "weight_decay": 0.0}] if own else []
 
-    def after_step(self, recompute: Callable[[], Tensor]) -> None:
-        """After the optimizer's step; ``recompute`` gives the losses [T] on the same batch and dropout masks again."""
-
 
 class LossWeighting(Weighting):
     """Weightings that look at the losses alone: one backward pass through ``combine(losses)``.
 
     One scale for all of them: the sum that ``combine`` returns (weights of 1 for equal weighting) is divided by T where
-    tasks share parameters, so that T identical tasks move the shared part as one would. Where nothing is shared
-    nothing adds up, and each network gets its own task's gradient as it is.
+    tasks share parameters, so that T identical tasks move the shared part as one would; the objective is one scalar, so the
+    heads' gradients are divided as well. Where nothing is shared nothing adds up, and each network gets its own task's
+    gradient as it is.
     """
 
     needs = "losses"

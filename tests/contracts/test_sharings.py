@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from handmade import checkpoint, made, options, same, trainer_on, two_streams
+from handmade import TASKS, checkpoint, made, options, same, trainer_on, training_on, two_streams
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -88,12 +88,12 @@ def test_a_loss_never_reaches_another_tasks_private_part(mode: tuple[str, ...], 
 @encoders
 @data_sets
 def test_every_mode_trains(mode: tuple[str, ...], encoder: str, streams: str, make_config: Callable[..., DictConfig]) -> None:
-    trainer = trainer_on(data(streams, encoder), make_config(*mode, *small(encoder), "trainer.batch_size=16"))
-    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
-    epochs = list(trainer.fit())
+    training = training_on(data(streams, encoder), make_config(*mode, *small(encoder), "trainer.batch_size=16"))
+    before = {name: value.clone() for name, value in training.model.named_parameters()}
+    epochs = list(training.fit())
     assert len(epochs) == 2 and epochs[-1].step == 2 * (5 if streams == "two" else 4)
-    assert all(f"validation/{task}/loss" in epochs[-1].metrics for task in trainer.tasks)
-    moved = [name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])]
+    assert all(f"validation/{task}/loss" in epochs[-1].metrics for task in TASKS)
+    moved = [name for name, value in training.model.named_parameters() if not torch.equal(value, before[name])]
     assert len(moved) == len(before)
 
 
@@ -215,5 +215,5 @@ def test_frozen_shared_part_is_not_shared(make_config: Callable[..., DictConfig]
     frozen = build.make_model(node, made().streams, made().targets)
     for parameter in frozen.sharing.parameters():
         parameter.requires_grad_(False)
-    trainer = build.make_trainer(node, build.trainer_options(node["trainer"]), made(), frozen, torch.device("cpu"))
+    (trainer,) = build.make_training(node, build.trainer_options(node["trainer"]), made(), frozen, torch.device("cpu")).trainers
     assert trainer.shared == []

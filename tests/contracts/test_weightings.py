@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from handmade import copies, options, trainer_on
+from handmade import copies, options, trainer_on, training_on
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
@@ -165,14 +165,16 @@ def test_identical_tasks_move_the_shared_part_as_one(option: str, count: int, ma
 def test_where_nothing_is_shared_each_network_gets_its_own_gradient(
     option: str, sharing: str, make_config: Callable[..., DictConfig]
 ) -> None:
-    trainer = trainer_on(copies(3), make_config(f"weighting={option}", f"sharing={sharing}"))
-    batch = next(trainer.loader.epoch(trainer.training_part(), 1))
-    weights = trainer.weighting.backward(trainer.objectives(batch))
-    reached = [parameter.grad.clone() for parameter in trainer.model.sharing.networks.parameters()]
-    trainer.model.zero_grad()
-    for part, weight in zip(trainer.objectives(batch).parts, weights, strict=True):
-        (weight * part).sum().backward()
-    alone = [parameter.grad for parameter in trainer.model.sharing.networks.parameters()]
+    training = training_on(copies(3), make_config(f"weighting={option}", f"sharing={sharing}"))
+    networks = training.model.sharing.networks
+    batches = [(trainer, next(trainer.loader.epoch(trainer.training_part(), 1))) for trainer in training.trainers]
+    weights = [trainer.weighting.backward(trainer.objectives(batch)) for trainer, batch in batches]
+    reached = [parameter.grad.clone() for parameter in networks.parameters()]
+    training.model.zero_grad()
+    for (trainer, batch), own in zip(batches, weights, strict=True):
+        for part, weight in zip(trainer.objectives(batch).parts, own, strict=True):
+            (weight * part).sum().backward()
+    alone = [parameter.grad for parameter in networks.parameters()]
     assert all(torch.allclose(one, other, rtol=1e-5, atol=1e-8) for one, other in zip(reached, alone, strict=True))
     assert any((gradient != 0).any() for gradient in alone)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from handmade import TASKS, made, same, trainer_on, two_streams, with_part
+from handmade import TASKS, made, same, trainer_on, training_on, two_streams, with_part
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from mtl_runner.learner import Stopping
 from mtl_runner.tasks import make_tasks
 from mtl_runner.tasks.group import TaskGroup, masked, pack
 from mtl_runner.trainer import Trainer, planned_epochs
+from mtl_runner.training import Training
 
 Config = Callable[..., DictConfig]
 MODES = pytest.mark.parametrize("sharing", ["hard", "soft", "none"])
@@ -42,7 +43,7 @@ def step(trainer: Trainer, batch: Batch | None = None) -> Any:
     return trainer.train_step(batch or next(trainer.loader.epoch(trainer.training_part(), 1)))
 
 
-def weights(trainer: Trainer) -> dict[str, Tensor]:
+def weights(trainer: Trainer | Training) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
 
 
@@ -64,8 +65,8 @@ def test_a_task_without_labels_in_a_batch_moves_nothing(task: str, weighting: st
 @MODES
 @pytest.mark.parametrize("parts", [("train",), ("validation",), ("train", "validation", "test"), ("test",)], ids=" ".join)
 def test_a_part_without_labels_is_survived(sharing: str, parts: tuple[str, ...], make_config: Config) -> None:
-    trainer = trainer_on(without_labels(made(), "sort", *parts), make_config(f"sharing={sharing}"))
-    last = list(trainer.fit())[-1].metrics
+    training = training_on(without_labels(made(), "sort", *parts), make_config(f"sharing={sharing}"))
+    last = list(training.fit())[-1].metrics
     assert ("train/sort/loss" in last) == ("weight/sort" in last) == ("train" not in parts)
     assert ("validation/sort/accuracy" in last) == ("validation/sort/loss" in last) == ("validation" not in parts)
     assert "validation/average" in last and "train/yes/loss" in last
@@ -106,8 +107,9 @@ def test_weights_are_as_good_as_repeated_rows(sharing: str, imbalance: str, make
     repeated = with_part(data, "train", **vars(data.splits["train"].take({"input": torch.arange(50).repeat_interleave(times)})))
     results = []
     for rows in (weighted, repeated):
-        trainer = trainer_on(rows, make_config(f"sharing={sharing}", f"imbalance={imbalance}", "optimizer=sgd"))
-        results.append((step(trainer, trainer.training_part()).losses, weights(trainer)))
+        training = training_on(rows, make_config(f"sharing={sharing}", f"imbalance={imbalance}", "optimizer=sgd"))
+        losses = [step(trainer, trainer.training_part()).losses for trainer in training.trainers]
+        results.append((torch.cat(losses), weights(training)))
     assert torch.allclose(results[0][0], results[1][0], rtol=1e-5)
     assert all(torch.allclose(results[0][1][name], value, atol=1e-6) for name, value in results[1][1].items())
 
@@ -136,8 +138,9 @@ def test_the_weight_of_a_row_counts_for_all_its_outputs() -> None:
 
 def test_an_auxiliary_task_trains_but_does_not_count(make_config: Config) -> None:
     tasks = {**TASKS, "size": replace(TASKS["size"], role="auxiliary")}
-    trainer = trainer_on(made(tasks), make_config())
-    before, (epoch, *_) = weights(trainer), trainer.fit()
+    training = training_on(made(tasks), make_config())
+    (trainer,) = training.trainers
+    before, (epoch, *_) = weights(trainer), training.fit()
     values = epoch.metrics
     primaries = [values[f"validation/{name}/{trainer.tasks[name].primary.name}"] for name in ("yes", "sort", "pair")]
     assert values["validation/average"] == pytest.approx(sum(primaries) / 3)
@@ -149,18 +152,19 @@ def test_an_auxiliary_task_trains_but_does_not_count(make_config: Config) -> Non
 
 @pytest.mark.parametrize("role", ["main", "auxiliary"])
 def test_tasks_are_all_that_counts_where_none_is_main(role: Any, make_config: Config) -> None:
-    trainer = trainer_on(made({name: replace(spec, role=role) for name, spec in TASKS.items()}), make_config())
-    epoch = trainer.epoch()
+    training = training_on(made({name: replace(spec, role=role) for name, spec in TASKS.items()}), make_config())
+    epoch = next(training.fit())
     assert ("validation/average" in epoch.metrics) == (role == "main")
-    assert trainer.learners[0].stopping.best is not None
+    assert training.trainers[0].learner.stopping.best is not None and training.average() is not None
 
 
 def test_early_stopping_watches_the_task_that_it_is_told_to(make_config: Config) -> None:
     for monitor in ("yes", "size"):
-        trainer = trainer_on(made(), make_config(f"trainer.early_stopping.monitor={monitor}", "trainer.epochs=6"))
-        scores = [epoch.metrics[f"validation/{monitor}/{trainer.tasks[monitor].primary.name}"] for epoch in trainer.fit()]
-        assert trainer.learners[0].stopping.best == max(scores)
-        assert trainer.learners[0].stopping.best_epoch == scores.index(max(scores)) + 1
+        training = training_on(made(), make_config(f"trainer.early_stopping.monitor={monitor}", "trainer.epochs=6"))
+        (trainer,) = training.trainers
+        scores = [epoch.metrics[f"validation/{monitor}/{trainer.tasks[monitor].primary.name}"] for epoch in training.fit()]
+        assert trainer.learner.stopping.best == max(scores)
+        assert trainer.learner.stopping.best_epoch == scores.index(max(scores)) + 1
     with pytest.raises(UserError, match="did you mean 'size'"):
         trainer_on(made(), make_config("trainer.early_stopping.monitor=sise"))
 
@@ -168,12 +172,13 @@ def test_early_stopping_watches_the_task_that_it_is_told_to(make_config: Config)
 @MODES
 def test_best_weights_are_those_of_the_best_epoch(sharing: str, make_config: Config) -> None:
     config = make_config(f"sharing={sharing}", "optimizer.lr=0.1", "trainer.epochs=8", "trainer.early_stopping.patience=null")
-    trainer = trainer_on(made(), config)
-    seen = [[copy.deepcopy(learner._modules.state_dict()) for learner in trainer.learners] for _ in trainer.fit()]
-    trainer.restore_best()
-    best = [learner.stopping.best_epoch for learner in trainer.learners]
+    training = training_on(made(), config)
+    learners = [trainer.learner for trainer in training.trainers]
+    seen = [[copy.deepcopy(learner._modules.state_dict()) for learner in learners] for _ in training.fit()]
+    training.restore_best()
+    best = [learner.stopping.best_epoch for learner in learners]
     assert len(best) == (4 if sharing == "none" else 1) and min(best) < 8
-    for place, learner in enumerate(trainer.learners):
+    for place, learner in enumerate(learners):
         assert same(learner._modules.state_dict(), seen[best[place] - 1][place])
 
 
@@ -212,12 +217,12 @@ def poisoned(task: str, rows: slice, value: float = torch.inf) -> Data:
 
 
 def test_a_step_without_a_finite_loss_is_skipped_and_counted(make_config: Config) -> None:
-    trainer = trainer_on(poisoned("size", slice(0, 1)), make_config("trainer.batch_size=10", "weighting=dynamic"))
-    first, second = trainer.fit()
+    training = training_on(poisoned("size", slice(0, 1)), make_config("trainer.batch_size=10", "weighting=dynamic"))
+    first, second = training.fit()
     assert first.metrics["skipped_steps"] == 1 and second.metrics["skipped_steps"] == 2
     assert all(torch.tensor(list(epoch.metrics.values())).isfinite().all() for epoch in (first, second))
     assert "train/size/loss" in first.metrics and "weight/size" in first.metrics
-    assert all(value.isfinite().all() for value in weights(trainer).values())
+    assert all(value.isfinite().all() for value in weights(training).values())
 
 
 def test_a_skipped_step_moves_nothing(make_config: Config) -> None:
@@ -231,17 +236,18 @@ def test_a_skipped_step_moves_nothing(make_config: Config) -> None:
 @pytest.mark.parametrize("most", [0, 3])
 def test_too_many_in_a_row_end_the_run_and_name_the_task(sharing: str, most: int, make_config: Config) -> None:
     config = make_config(f"sharing={sharing}", f"trainer.max_skipped={most}", "trainer.batch_size=10")
-    trainer = trainer_on(poisoned("size", slice(None)), config)
+    training = training_on(poisoned("size", slice(None)), config)
     with pytest.raises(UserError, match=rf"no finite loss of size in {most + 1} steps") as ended:
-        list(trainer.fit())
-    assert trainer.progress.step == most and "yes" not in str(ended.value)
+        list(training.fit())
+    (diverged,) = [trainer for trainer in training.trainers if "size" in trainer.names]
+    assert diverged.progress.step == most and "yes" not in str(ended.value)
 
 
 def test_inputs_that_are_no_numbers_end_the_run(make_config: Config) -> None:
     data = made()
     data = with_part(data, "train", inputs={"input": {"numeric": torch.full((50, 6), torch.nan)}})
     with pytest.raises(UserError, match=r"yes, size, sort, pair|yes, sort, size, pair"):
-        list(trainer_on(data, make_config("trainer.max_skipped=0")).fit())
+        list(training_on(data, make_config("trainer.max_skipped=0")).fit())
 
 
 # ---- penalties, clipping, precision, budgets ------------------------------------------------------------------------
@@ -254,19 +260,19 @@ def test_l1_shrinks_what_is_not_needed(sharing: str, make_config: Config) -> Non
         config = make_config(
             f"sharing={sharing}", f"trainer.l1={strength}", "trainer.epochs=12", "optimizer=sgd", "trainer.batch_size=25"
         )
-        trainer = trainer_on(made(), config)
-        list(trainer.fit())
-        sums[strength] = sum(float(value.abs().sum()) for value in weights(trainer).values())
+        training = training_on(made(), config)
+        list(training.fit())
+        sums[strength] = sum(float(value.abs().sum()) for value in weights(training).values())
     assert sums[0.1] < 0.5 * sums[0] and sums[0.1] < sums[1e-3] < sums[0]
 
 
 @MODES
 def test_l1_is_its_formula(sharing: str, make_config: Config) -> None:
-    trainer = trainer_on(made(), make_config(f"sharing={sharing}", "trainer.l1=0.3"))
-    own = trainer.model.sharing.penalty()
-    expected = 0.3 * sum(float(value.abs().sum()) for value in weights(trainer).values()) + (0 if own is None else own.item())
-    penalty = trainer.penalty()
-    assert penalty is not None and penalty.item() == pytest.approx(expected, rel=1e-5)
+    training = training_on(made(), make_config(f"sharing={sharing}", "trainer.l1=0.3"))
+    own = training.model.sharing.penalty()
+    expected = 0.3 * sum(float(value.abs().sum()) for value in weights(training).values()) + (0 if own is None else own.item())
+    penalties = [penalty.item() for trainer in training.trainers if (penalty := trainer.penalty()) is not None]
+    assert sum(penalties) == pytest.approx(expected, rel=1e-5) and len(penalties) == len(training.trainers)
 
 
 @MODES
@@ -277,14 +283,12 @@ def test_clipping_bounds_each_network(sharing: str, make_config: Config) -> None
         config = make_config(
             f"sharing={sharing}", f"trainer.clip_norm={clip}", "optimizer=sgd", "optimizer.lr=1", "optimizer.momentum=0"
         )
-        trainer = trainer_on(made(), config)
-        before = [[p.detach().clone() for p in learner.network.parameters()] for learner in trainer.learners]
-        step(trainer)
-        moved = [
-            torch.cat([(p - q).detach().flatten() for p, q in zip(learner.network.parameters(), old, strict=True)])
-            for learner, old in zip(trainer.learners, before, strict=True)
-        ]
-        moves[clip] = moved
+        moves[clip] = []
+        for trainer in training_on(made(), config).trainers:
+            before = [p.detach().clone() for p in trainer.learner.network.parameters()]
+            step(trainer)
+            moved = zip(trainer.learner.network.parameters(), before, strict=True)
+            moves[clip].append(torch.cat([(p - q).detach().flatten() for p, q in moved]))
     norms = [float(move.norm()) for move in moves["null"]]
     assert max(norms) > 0.3
     for free, clipped, norm in zip(moves["null"], moves["0.3"], norms, strict=True):
@@ -294,7 +298,7 @@ def test_clipping_bounds_each_network(sharing: str, make_config: Config) -> None
 @MODES
 def test_bf16_trains_almost_as_fp32(sharing: str, make_config: Config) -> None:
     half, full = (
-        trainer_on(made(), make_config(f"sharing={sharing}", f"trainer.precision={precision}", "trainer.epochs=5"))
+        training_on(made(), make_config(f"sharing={sharing}", f"trainer.precision={precision}", "trainer.epochs=5"))
         for precision in ("bf16", "fp32")
     )
     for one, other in zip(half.fit(), full.fit(), strict=True):
@@ -305,7 +309,7 @@ def test_bf16_trains_almost_as_fp32(sharing: str, make_config: Config) -> None:
 
 @pytest.mark.parametrize("steps", [1, 4, 5, 6, 13])
 def test_a_budget_in_steps_is_kept(steps: int, make_config: Config) -> None:
-    trainer = trainer_on(
+    training = training_on(
         made(), make_config(f"trainer.steps={steps}", "trainer.batch_size=10", "trainer.early_stopping.patience=null")
     )
     count = 0
@@ -314,9 +318,9 @@ def test_a_budget_in_steps_is_kept(steps: int, make_config: Config) -> None:
         nonlocal count
         count += 1
 
-    epochs = list(trainer.fit(counted))
-    assert count == trainer.progress.step == epochs[-1].step == steps
-    assert len(epochs) == trainer.plan.epochs == planned_epochs(None, steps, 5) == -(-steps // 5)
+    epochs = list(training.fit(counted))
+    assert count == training.step == epochs[-1].step == steps
+    assert len(epochs) == training.plan.epochs == planned_epochs(None, steps, 5) == -(-steps // 5)
 
 
 def test_each_stream_has_its_own_rows(make_config: Config) -> None:

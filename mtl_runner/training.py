@@ -1,0 +1,116 @@
+"""Training of the whole model: its networks side by side, an epoch of each at a time."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import torch
+
+from mtl_runner.evaluate import Report, averages, score
+from mtl_runner.model import MultiTaskModel
+from mtl_runner.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch was like."""
+
+    number: int
+    step: int
+    """Optimizer steps since the beginning, of the network that has taken the most."""
+    metrics: Mapping[str, float]
+    """Flat: ``train/<task>/loss``, ``validation/<task>/<metric>``, ``validation/average``, ``weight/<task>``, ``lr`` …"""
+
+
+class Training:
+    """One trainer where anything couples the tasks; where nothing does, one per task, each as in a run of its own.
+
+    Args:
+        model: what all of them train.
+        trainers: one for each of the model's networks.
+    """
+
+    def __init__(self, model: MultiTaskModel, trainers: Sequence[Trainer]) -> None:
+        self.model = model
+        self.trainers = list(trainers)
+        self.plan = trainers[0].plan
+
+    @property
+    def running(self) -> list[Trainer]:
+        """Those that have budget left and have not stopped early."""
+        return [trainer for trainer in self.trainers if trainer.running]
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether a larger budget would change nothing."""
+        return all(trainer.learner.stopping.done for trainer in self.trainers)
+
+    @property
+    def number(self) -> int:
+        """The epoch that was trained last."""
+        return max(trainer.progress.epoch for trainer in self.trainers)
+
+    @property
+    def device(self) -> torch.device:
+        return self.trainers[0].loader.device
+
+    @property
+    def step(self) -> int:
+        return max(trainer.progress.step for trainer in self.trainers)
+
+    def fit(self, each_step: Callable[[], None] = lambda: None) -> Iterator[Epoch]:
+        """Train until every network has used up its budget or has stopped early; yields after each epoch."""
+        while running := self.running:
+            metrics: dict[str, float] = {}
+            for trainer in running:
+                metrics |= trainer.epoch(each_step)
+                metrics[f"lr/{trainer.names[0]}" if self.model.sharing.independent else "lr"] = trainer.learner.learning_rate
+            if skipped := sum(trainer.progress.skipped for trainer in self.trainers):
+                metrics["skipped_steps"] = float(skipped)
+            report = self.validate()
+            for trainer in running:
+                trainer.end_epoch(report)
+            metrics |= self._flat(report)
+            yield Epoch(self.number, self.step, {name: value for name, value in metrics.items() if isfinite(value)})
+
+    def validate(self) -> Report:
+        """Validation metrics of all tasks."""
+        reports = [trainer.validate() for trainer in self.trainers]
+        return Report(
+            {task: values for report in reports for task, values in report.metrics.items()},
+            {task: loss for report in reports for task, loss in report.losses.items()},
+        )
+
+    def average(self) -> float | None:
+        """The validation average: of the main tasks, or of all where none is."""
+        tasks = self.model.tasks
+        return score(self.validate().metrics, [task for task in tasks if task.main] or tasks)
+
+    def steps_per_epoch(self) -> int:
+        return sum(trainer.loader.batches(trainer.training_part()) for trainer in self.trainers)
+
+    def restore_best(self) -> None:
+        """Give every network the weights of its best epoch."""
+        for trainer in self.trainers:
+            trainer.learner.restore_best()
+
+    def _flat(self, report: Report) -> dict[str, float]:
+        metrics = {f"validation/{task}/loss": loss for task, loss in report.losses.items()}
+        for task, values in report.metrics.items():
+            metrics |= {f"validation/{task}/{name}": value for name, value in values.items()}
+        average = averages(report.metrics, self.model.tasks).get("primary")
+        return metrics if average is None else metrics | {"validation/average": average}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "trainers": [trainer.state_dict() for trainer in self.trainers],
+            "torch_rng": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        for trainer, saved in zip(self.trainers, state["trainers"], strict=True):
+            trainer.load_state_dict(saved)
+        torch.set_rng_state(state["torch_rng"].cpu())
