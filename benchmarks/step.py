@@ -24,9 +24,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from mtl_runner import build, run
-from mtl_runner.batch import Batch, Data, StreamSpec, TargetSpec
+from mtl_runner.batch import Batch, Data, TargetSpec
 from mtl_runner.config import config_dir
 from mtl_runner.datasets.base import Dataset
+from mtl_runner.datasets.preparation import Number, Preparation
 from mtl_runner.trainer import Trainer
 
 HERE = Path(__file__).resolve().parent
@@ -55,7 +56,8 @@ def make_data(loop: ModuleType, tasks: int) -> Data:
 
     splits = {"train": part(0, ROWS), "validation": part(ROWS, ROWS + VALIDATION), "test": part(ROWS, ROWS + 1000)}
     specs = {name: TargetSpec("binary", classes=("0", "1")) for name in names}
-    return Data(splits, {"input": StreamSpec({"numeric": (64,)})}, specs, {})
+    preparation = Preparation(tuple(Number(f"x_{i}") for i in range(64)))
+    return Data(splits, {"input": preparation.stream_spec}, specs, preparation.to_json())
 
 
 def config(*overrides: str) -> DictConfig:
