@@ -66,6 +66,8 @@ def check_combination(config: DictConfig | Node) -> None:
     trainer = config["trainer"]
     if trainer["epochs"] is None and trainer["steps"] is None:
         raise UserError("trainer.epochs and trainer.steps are both null: one of them has to be a number")
+    if trainer["batch_size"] == 1 and config["encoder"].get("norm") == "batch":
+        raise UserError("trainer.batch_size=1: batch normalisation needs two rows; take encoder.norm=none or a larger batch")
     needs = plug(config["encoder"], "encoder", allowed).func.needs  # type: ignore[attr-defined]
     provides = plug(config["dataset"], "dataset", allowed).func.provides  # type: ignore[attr-defined]
     if needs and provides and needs not in provides:

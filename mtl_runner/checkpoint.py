@@ -12,7 +12,7 @@ from mtl_runner.errors import UserError
 def save(state: Any, path: Path) -> None:
     """Write ``state`` (tensors and plain values) under a temporary name, then give it its own: whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.part")  # one that a kill leaves behind is replaced by the next
     with temporary.open("wb") as file:
         torch.save(state, file)
         file.flush()

@@ -1,7 +1,6 @@
 """The run folder: everything about a run in plain files, whether or not a tracker listens."""
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -128,7 +127,7 @@ def now() -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(text)
     temporary.replace(path)
 

@@ -22,7 +22,7 @@ class Stopping:
     waited: int = 0
 
     def update(self, score: float | None, epoch: int) -> bool:
-        """Whether this epoch's weights are to be kept: the best so far, or any while there is no score yet.
+        """Whether this epoch's weights are to be kept: better than those kept by ``min_delta``, or any while none has a score.
 
         An epoch without a score, because a metric is undefined or the loss diverged, is never better than one with.
         """

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from mtl_runner import checkpoint
@@ -19,7 +20,9 @@ EXTRA = "_extra_state"
 """End of the names of entries that are not tensors of weights."""
 
 
-def start_from(model: MultiTaskModel, data: Data, run: str, frozen: bool = False) -> str:
+def start_from(
+    model: MultiTaskModel, data: Data, run: str, frozen: bool = False, encoder: Mapping[str, Any] | None = None
+) -> str:
     """Load the shared encoder of ``run`` into every encoder of ``model``; says in a line what was loaded.
 
     Stages beyond those that the run shared keep their initial weights. ``frozen`` leaves what was loaded out of training.
@@ -29,6 +32,7 @@ def start_from(model: MultiTaskModel, data: Data, run: str, frozen: bool = False
         data: of the new run; its inputs have to be those of ``run``: same fields, same columns, same categories.
         run: a run folder or an MLflow run id.
         frozen: whether the loaded part stays as it is.
+        encoder: options of the new run's encoder, to be compared with those of ``run``.
 
     Raises:
         UserError: the run shares nothing, or its inputs or its encoder differ.
@@ -43,6 +47,7 @@ def start_from(model: MultiTaskModel, data: Data, run: str, frozen: bool = False
     if not shared:
         raise UserError(f"init_from.run={run}: this run has no shared part; one that was trained with sharing=hard has")
     _check_inputs(folder, data, run)
+    _check_words(folder, encoder or {}, run)
     loaded = sum(_load(encoder, shared, run, frozen) for encoder in model.sharing.encoders())
     model.sharing.after_load()
     return f"note: {loaded:,} parameters start from {run}{' and stay frozen' if frozen else ''}"
@@ -71,6 +76,14 @@ def _part(name: str) -> str:
 
 def _parts(names: Iterable[str]) -> set[str]:
     return {_part(name) for name in names}
+
+
+def _check_words(folder: RunFolder, encoder: Mapping[str, Any], run: str) -> None:
+    """Options that are words (class, activation, norm) have to agree: they may leave every shape as it is."""
+    stored = OmegaConf.select(OmegaConf.load(folder.path / "config.yaml"), "encoder", default={})
+    for key, here in encoder.items():
+        if isinstance(here, str) and key in stored and stored[key] != here:
+            raise UserError(f"init_from.run={run}: encoder.{key} is {stored[key]} there and {here} here")
 
 
 def _check_inputs(folder: RunFolder, data: Data, run: str) -> None:

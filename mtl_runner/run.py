@@ -99,7 +99,7 @@ def _make(node: Node) -> Parts:
         log.info("note: %s", line)
     model = build.make_model(node, data.streams, data.targets)
     if node["init_from"]:
-        log.info(start_from(model, data, **node["init_from"]))
+        log.info(start_from(model, data, **node["init_from"], encoder=node["encoder"]))
     sizes = model.sizes()
     training = build.make_training(node, options, data, model, device)
     log.info("%s on %s", sizes_line(sizes), device)

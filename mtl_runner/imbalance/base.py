@@ -58,8 +58,8 @@ def class_counts(targets: Tensor, classes: int) -> Tensor:
     """Number of labelled examples of each class, [T, C] float32, for targets [T, N]."""
     mask = labelled(targets)
     labels = torch.where(mask, targets, 0).long()
-    counts = torch.zeros(len(targets), classes, device=targets.device)
-    return counts.scatter_add_(1, labels, mask.to(counts.dtype))
+    counts = torch.zeros(len(targets), classes, dtype=torch.long, device=targets.device)
+    return counts.scatter_add_(1, labels, mask.long()).float()
 
 
 def inverse_frequency(targets: Tensor, classes: int) -> Tensor:

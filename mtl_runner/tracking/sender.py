@@ -23,7 +23,7 @@ class Sender:
     """One daemon thread per run; after the first call that fails it makes none.
 
     ``put`` never waits. ``finish`` waits while calls come back, and at most five seconds for one that does not (longer
-    for a large file, by its size: a server that stops answering in the middle of it fails by itself after four).
+    for a large file, by its size: a server that stops answering in the middle of it fails by itself after three).
     """
 
     def __init__(self, folder: Path, uri: str) -> None:

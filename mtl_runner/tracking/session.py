@@ -157,7 +157,7 @@ _TIMEOUT_IS_OURS = _TIMEOUT not in os.environ
 
 
 @contextmanager
-def hurry(seconds: int = 4) -> Iterator[None]:
+def hurry(seconds: int = 3) -> Iterator[None]:
     """Inside, a server has so many seconds for each answer, unless the environment says otherwise; outside half a minute.
 
     MLflow reads this from the environment at every request and takes it from nowhere else.

@@ -223,3 +223,12 @@ def test_a_frozen_start_on_other_tasks_end_to_end(train: Callable[..., Path]) ->
     before, after = (checkpoint.load(RunFolder(folder).best) for folder in (first, second))
     shared = [name for name in before if name.startswith("sharing.encoder.") and not name.endswith("_extra_state")]
     assert shared and all(torch.equal(before[name], after[name]) for name in shared)
+
+
+def test_another_activation_is_refused(earlier: Callable[..., tuple[str, MultiTaskModel]]) -> None:
+    """Every shape agrees, and the features would mean nothing."""
+    run, _ = earlier()
+    (Path(run) / "config.yaml").write_text("name: earlier\nencoder: {activation: tanh, dropout: 0.1}\n")
+    start_from(model_of(NEW), data_of(NEW), run, encoder={"activation": "tanh", "dropout": 0.5})
+    with pytest.raises(UserError, match=r"encoder\.activation is tanh there and relu here"):
+        start_from(model_of(NEW), data_of(NEW), run, encoder={"activation": "relu", "dropout": 0.1})
