@@ -37,6 +37,7 @@ class Job:
             raise
         except KeyboardInterrupt:
             self.interrupted = folder
+            _leave_nothing(folder, hydra.output_subdir)
             raise
 
 

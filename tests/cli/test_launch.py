@@ -142,6 +142,7 @@ def test_an_interrupted_run_says_how_to_go_on(jobs: Jobs, mtl_run: Command, begu
     result = mtl_run()
     assert result.code == 130 and len(result.err.splitlines()) == 1
     assert (f"mtl-run resume={jobs.calls[0]['folder']}" in result.err) == begun
+    assert jobs.calls[0]["folder"].exists() == begun
 
 
 def test_an_interrupted_sweep_stops(jobs: Jobs, mtl_run: Command) -> None:
