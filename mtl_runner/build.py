@@ -7,6 +7,8 @@ from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from mtl_runner.batch import Data, StreamSpec, TargetSpec
 from mtl_runner.config import TrainerConfig, plug
@@ -68,6 +70,7 @@ def check_combination(config: DictConfig | Node) -> None:
         raise UserError("trainer.epochs and trainer.steps are both null: one of them has to be a number")
     if trainer["batch_size"] == 1 and config["encoder"].get("norm") == "batch":
         raise UserError("trainer.batch_size=1: batch normalisation needs two rows; take encoder.norm=none or a larger batch")
+    _check_optimizer(config)
     needs = plug(config["encoder"], "encoder", allowed).func.needs  # type: ignore[attr-defined]
     provides = plug(config["dataset"], "dataset", allowed).func.provides  # type: ignore[attr-defined]
     if needs and provides and needs not in provides:
@@ -150,16 +153,35 @@ def make_weighting(config: Node, model: MultiTaskModel, network: Network) -> Wei
 
 def make_learner(config: Node, options: TrainerConfig, network: Network, weighting: Weighting, epochs: int) -> Learner:
     """Optimizer, schedule and early stopping of one network."""
-    allowed = config["allow_modules"]
-    groups = [{"params": network.parameters()}, *weighting.parameter_groups()]
-    optimizer = plug(config["optimizer"], "optimizer", allowed)(groups)
-    scheduler = None
-    if config["scheduler"]:
-        schedule = plug(config["scheduler"], "scheduler", allowed)
-        own = schedule.func.__module__.partition(".")[0] == __package__  # torch's take the optimizer only
-        scheduler = schedule(optimizer, epochs) if own else schedule(optimizer)
+    optimizer, scheduler = _optimizer(config, [{"params": network.parameters()}, *weighting.parameter_groups()], epochs)
     stopping = options.early_stopping
     return Learner(network, optimizer, scheduler, options.clip_norm, Stopping(stopping.patience, stopping.min_delta))
+
+
+def _optimizer(config: Node, groups: list[dict[str, Any]], epochs: int) -> tuple[Optimizer, LRScheduler | None]:
+    optimizer = plug(config["optimizer"], "optimizer", config["allow_modules"])(groups)
+    if not config["scheduler"]:
+        return optimizer, None
+    schedule = plug(config["scheduler"], "scheduler", config["allow_modules"])
+    theirs = schedule.func.__module__.partition(".")[0] == "torch"  # torch's take the optimizer only
+    return optimizer, schedule(optimizer) if theirs else schedule(optimizer, epochs)
+
+
+def _check_optimizer(config: Node) -> None:
+    """Try both on one parameter: they look at their values when they are made, a schedule at some only when it steps."""
+    try:
+        optimizer, scheduler = _optimizer(config, [{"params": [torch.nn.Parameter(torch.zeros(1))]}], epochs=2)
+        optimizer.step()
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(0.0)
+        elif scheduler is not None:
+            scheduler.step()
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise UserError(f"optimizer={_option(config['optimizer'])} with scheduler={_schedule(config)}: {error}") from error
+
+
+def _schedule(config: Node) -> str:
+    return str(config["scheduler"]["_target_"]).rpartition(".")[2] if config["scheduler"] else "none"
 
 
 def make_training(config: Node, options: TrainerConfig, data: Data, model: MultiTaskModel, device: torch.device) -> Training:

@@ -23,8 +23,13 @@ class Report:
     losses: Mapping[str, float]
 
     def undefined(self) -> list[str]:
-        """``task/metric`` of those that have no value on this split."""
-        return [f"{task}/{name}" for task, values in self.metrics.items() for name, value in values.items() if math.isnan(value)]
+        """``task (metric, metric)`` of those that have no value on this split; the task alone where none has."""
+        absent = {task: [name for name, value in row.items() if math.isnan(value)] for task, row in self.metrics.items()}
+        return [
+            task if len(names) == len(self.metrics[task]) else f"{task} ({', '.join(names)})"
+            for task, names in absent.items()
+            if names
+        ]
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """What belongs to one network in training: optimizer, clipping, schedule, early stopping, best weights."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,7 @@ class Learner:
         self.stopping = stopping
         self._parameters = network.parameters()
         self._modules = nn.ModuleList(network.modules)
-        self.best = self._weights()
+        self.best = self.weights()
 
     def zero_grad(self) -> None:
         self.optimizer.zero_grad()
@@ -76,7 +77,7 @@ class Learner:
     def end_epoch(self, score: float | None, epoch: int) -> None:
         """Keep the weights if they are the best, and move the learning rate."""
         if self.stopping.update(score, epoch):
-            self.best = self._weights()
+            self.best = self.weights()
         if isinstance(self.scheduler, ReduceLROnPlateau):
             if score is not None:
                 self.scheduler.step(score)
@@ -88,7 +89,7 @@ class Learner:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def restore_best(self) -> None:
-        self._modules.load_state_dict(self.best)
+        self.load_weights(self.best)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -106,5 +107,9 @@ class Learner:
             setattr(self.stopping, name, state["stopping"][name])
         self.best = state["best"]
 
-    def _weights(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the network's weights."""
         return {name: value.detach().clone() for name, value in self._modules.state_dict().items()}
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        self._modules.load_state_dict(weights)

@@ -115,6 +115,8 @@ def evaluate(run: str | Path, input: Path, batch_size: int = 65536, allowed: Seq
             pieces[key].append(value)
         for name, target in preparation.targets(rows, list(trained.targets)).items():
             labels[name].append(target)
+    if not all(labels.values()):
+        raise UserError(f"{input} has no rows")
     streams = {name: spec.stream for name, spec in trained.targets.items()}
     split = pack(Batch({}, {name: torch.cat(parts) for name, parts in labels.items()}, streams), model.task_groups)
     report = measure(model.cpu(), {key: torch.cat(parts, 1) for key, parts in pieces.items()}, split)

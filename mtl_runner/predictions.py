@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 
 import pyarrow as pa
+import torch
 from torch import Tensor
 
 from mtl_runner.batch import TargetSpec
+from mtl_runner.errors import UserError
 from mtl_runner.tasks import make_tasks
 
 
@@ -20,3 +22,16 @@ def columns(outputs: Mapping[str, Tensor], targets: Mapping[str, TargetSpec]) ->
         targets: of each task.
     """
     return {name: column for task in make_tasks(targets) for name, column in task.predictions(outputs[task.name]).items()}
+
+
+def check_names(targets: Mapping[str, TargetSpec]) -> None:
+    """Refuse tasks whose predictions would have a column of the same name.
+
+    Raises:
+        UserError: two tasks do.
+    """
+    owners: dict[str, str] = {}
+    for task in make_tasks(targets):
+        for column in task.predictions(task.outputs(torch.zeros(0, task.width))):
+            if (other := owners.setdefault(column, task.name)) != task.name:
+                raise UserError(f"dataset.tasks: {other} and {task.name} both predict a column {column}; rename one of them")

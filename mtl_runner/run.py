@@ -21,6 +21,7 @@ from mtl_runner.errors import UserError
 from mtl_runner.evaluate import averages, confusions, measure, predict
 from mtl_runner.folder import RunFolder, now, write_text
 from mtl_runner.model import MultiTaskModel
+from mtl_runner.predictions import check_names
 from mtl_runner.pretrained import start_from
 from mtl_runner.tasks.group import pack
 from mtl_runner.tracking.base import State, Tracker
@@ -74,11 +75,10 @@ def resume(path: Path, epochs: int | None = None, steps: int | None = None, allo
     if status["state"] == "finished" and not larger:
         raise UserError(f"resume={path}: this run is finished; a larger trainer.epochs or trainer.steps makes it go on")
     with logging_to(path / "run.log"):
-        parts = _make(node)
+        parts = _make(node, checkpoint.load(folder.last))
         known = folder.read_json("data.json")["fingerprint"]
         if parts.data.fingerprint != known:
             raise UserError(f"resume={path}: the data are not those that the run was started with (fingerprint {known})")
-        parts.training.load_state_dict(checkpoint.load(folder.last))
         if status["state"] == "finished" and parts.training.stopped_early:
             raise UserError(f"resume={path}: this run stopped early; a larger budget changes nothing")
         folder.cut_metrics(parts.training.number)
@@ -88,8 +88,8 @@ def resume(path: Path, epochs: int | None = None, steps: int | None = None, allo
         return _train(node, folder, parts)
 
 
-def _make(node: Node) -> Parts:
-    """Everything that a run needs, made before anything is written."""
+def _make(node: Node, state: Node | None = None) -> Parts:
+    """Everything that a run needs, made before anything is written; ``state`` is the checkpoint of one that goes on."""
     options = build.trainer_options(node["trainer"])
     _set_up_torch(options)
     device = build.make_device(options.device)
@@ -97,12 +97,18 @@ def _make(node: Node) -> Parts:
     _, notes = build.make_strategies(node, data.targets)
     for line in (*data.notes, *notes, *_unlabelled(data)):
         log.info("note: %s", line)
+    check_names(data.targets)
     model = build.make_model(node, data.streams, data.targets)
-    if node["init_from"]:
+    if state is not None:
+        for name in state["frozen"]:
+            model.get_parameter(name).requires_grad_(False)
+    elif node["init_from"]:
         log.info(start_from(model, data, **node["init_from"], encoder=node["encoder"]))
     sizes = model.sizes()
     training = build.make_training(node, options, data, model, device)
     log.info("%s on %s", sizes_line(sizes), device)
+    if state is not None:
+        training.load_state_dict(state)
     return Parts(data, model, training, plug(node["tracker"], "tracker", node["allow_modules"])())
 
 
@@ -114,12 +120,12 @@ def _train(node: Node, folder: RunFolder, parts: Parts) -> float:
         with Display(training.plan.epochs, training.steps_per_epoch(), wanted) as display:
             for epoch in training.fit(display.step):
                 line = folder.append_metrics(epoch.number, epoch.step, epoch.metrics)
-                if training.plan.steps is None or epoch.step < training.plan.steps:
-                    # an epoch that the budget in steps cuts short is taken up again from its beginning
-                    checkpoint.save(training.state_dict(), folder.last)
+                checkpoint.save(training.state_dict(), folder.last)
                 folder.status(epoch=epoch.number)
                 tracker.log_metrics(line)
                 display.epoch(epoch.number, epoch.metrics)
+                if epoch.number == 1:
+                    _say_undefined(epoch.undefined, parts.data, "validation")
         return _finish(folder, parts)
 
 
@@ -156,8 +162,7 @@ def _finish(folder: RunFolder, parts: Parts) -> float:
         "confusion.json", {name: {"classes": list(data.targets[name].classes), "matrix": m} for name, m in matrices.items()}
     )
     figures.draw(folder.path)
-    if report.undefined():
-        log.info("note: undefined on the test part, and left out of the averages: %s", ", ".join(report.undefined()))
+    _say_undefined(report.undefined(), data, "test")
     print_results(report.metrics, means, tasks, "test")
     if parts.tracker.keeps_model:
         serving.package(folder.path, model)
@@ -196,16 +201,23 @@ def _set_up_torch(options: TrainerConfig) -> None:
 def _unlabelled(data: Data) -> list[str]:
     """A line for each task that has no label in some part."""
     consequences = {
-        "train": "its head is not trained, and its figures are those of random weights",
-        "validation": "it does not count in early stopping",
-        "test": "it has no test metrics",
+        "train": "is not trained: its figures are those of random weights",
+        "validation": "does not count in early stopping",
+        "test": "has no test metrics",
     }
-    return [
-        f"task {name} has no label in the {part} part: {consequences[part]}"
-        for name in data.targets
-        for part in consequences
-        if not labelled(data.splits[part].targets[name]).any()
-    ]
+    lines = []
+    for name in data.targets:
+        absent = [part for part in consequences if not labelled(data.splits[part].targets[name]).any()]
+        said = [consequences[part] for part in absent] if len(absent) < len(consequences) else ["is neither trained nor measured"]
+        if absent:
+            lines.append(f"task {name} has no label in {', '.join(absent)}: it {', '.join(said)}")
+    return lines
+
+
+def _say_undefined(undefined: Sequence[str], data: Data, part: str) -> None:
+    """Metrics without a value; of a task without any label in the part that was said before."""
+    if said := [entry for entry in undefined if entry not in data.targets or labelled(data.splits[part].targets[entry]).any()]:
+        log.info("note: undefined on the %s part, and left out: %s", part, ", ".join(said))
 
 
 def _enlarge(trainer: Node, epochs: int | None, steps: int | None) -> bool:
@@ -225,12 +237,11 @@ def _enlarge(trainer: Node, epochs: int | None, steps: int | None) -> bool:
 
 def _commit() -> str | None:
     """The git commit of the working folder, with ``+`` where files differ from it."""
+    git = ["git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]  # a repository's settings run no program
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=2, check=True
-        ).stdout.strip()
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=2, check=True).stdout.strip()
         changed = subprocess.run(
-            ["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=2
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=2
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,6 +1,7 @@
 """Training of one network: the step, and an epoch of steps."""
 
 import contextlib
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -90,6 +91,7 @@ class Trainer:
         self.validation = pack(validation, self.groups)
         self._prepared = None if rows.acting else masked(pack(rows.split, self.groups))
         self._at_best: Report | None = None
+        self._before_cut: dict[str, Any] | None = None
 
     # ---- one step -------------------------------------------------------------------------------------------------
 
@@ -153,8 +155,10 @@ class Trainer:
 
     def epoch(self, each_step: Callable[[], None] = lambda: None) -> dict[str, float]:
         """One pass over the training part; returns ``train/<task>/loss``, ``weight/<task>`` …"""
-        self.progress.epoch += 1
         split = self.training_part()
+        if self.plan.steps is not None and self.plan.steps - self.progress.step < self.loader.batches(split):
+            self._before_cut = copy.deepcopy(self._state() | {"weights": self.learner.weights()})
+        self.progress.epoch += 1
         self.model.train()
         sums = torch.zeros(3, len(self.names), device=self.loader.device)
         for batch in self.loader.epoch(split, self.progress.epoch):
@@ -191,29 +195,43 @@ class Trainer:
         return score(report.metrics, monitored or [task for task in tasks if task.main] or tasks)
 
     def training_part(self) -> Split:
-        """The rows of this epoch, ready for the loss."""
-        return self._prepared or masked(pack(self.rows.epoch(self.progress.epoch), self.groups))
+        """The rows of the next epoch, ready for the loss."""
+        return self._prepared or masked(pack(self.rows.epoch(self.progress.epoch + 1), self.groups))
 
     def fit_criteria(self) -> None:
         """Show the training targets, as they are after resampling, to the imbalance criteria."""
-        packed = pack(self.rows.epoch(self.progress.epoch), self.groups)
+        packed = pack(self.rows.epoch(0), self.groups)
         for key, group in self.groups.items():
             group.fit(packed.targets[key])
 
     # ---- checkpoint -----------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the model's weights."""
+        """All but the model's weights, and the whole state before an epoch that the budget in steps cut short."""
+        return {"now": self._state(), "before_cut": self._before_cut}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``.
+
+        With more steps to take than it had, an epoch that was cut short is taken up again from its beginning: the steps are
+        then those of a run that had the larger budget from the start.
+        """
+        now, cut = state["now"], state["before_cut"]
+        again = cut is not None and self.plan.steps is not None and self.plan.steps > now["progress"]["step"]
+        chosen = cut if again else now
+        self._before_cut = None if again else cut
+        self.learner.load_state_dict(chosen["learner"])
+        self.weighting.load_state_dict(chosen["weighting"])
+        self.progress = Progress(**chosen["progress"])
+        if again:
+            self.learner.load_weights(chosen["weights"])
+
+    def _state(self) -> dict[str, Any]:
         return {
             "learner": self.learner.state_dict(),
             "weighting": self.weighting.state_dict(),
             "progress": vars(self.progress) | {},
         }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.learner.load_state_dict(state["learner"])
-        self.weighting.load_state_dict(state["weighting"])
-        self.progress = Progress(**state["progress"])
 
 
 def planned_epochs(epochs: int | None, steps: int | None, steps_per_epoch: int) -> int:

@@ -19,6 +19,8 @@ class Epoch:
     number: int
     step: int
     """Optimizer steps since the beginning, of the network that has taken the most."""
+    undefined: Sequence[str]
+    """``task (metrics)`` without a value on the validation part."""
     metrics: Mapping[str, float]
     """Flat: ``train/<task>/loss``, ``validation/<task>/<metric>``, ``validation/average``, ``weight/<task>``, ``lr`` …"""
 
@@ -72,7 +74,9 @@ class Training:
             for trainer in running:
                 trainer.end_epoch(report)
             metrics |= self._flat(report)
-            yield Epoch(self.number, self.step, {name: value for name, value in metrics.items() if isfinite(value)})
+            yield Epoch(
+                self.number, self.step, report.undefined(), {name: value for name, value in metrics.items() if isfinite(value)}
+            )
 
     def validate(self) -> Report:
         """Validation metrics of all tasks."""
@@ -105,6 +109,7 @@ class Training:
     def state_dict(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
+            "frozen": [name for name, parameter in self.model.named_parameters() if not parameter.requires_grad],
             "trainers": [trainer.state_dict() for trainer in self.trainers],
             "torch_rng": torch.get_rng_state(),
         }

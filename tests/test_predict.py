@@ -200,3 +200,10 @@ def _without(path: Path, column: str) -> Path:
     target = path.with_name("without.parquet")
     pa.parquet.write_table(table(path).drop_columns([column]), target)
     return target
+
+
+def test_metrics_of_no_rows_are_refused(train: Callable[..., Path], digits: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.csv"
+    empty.write_text(",".join(table(digits).column_names) + "\n")
+    with pytest.raises(UserError, match=r"empty\.csv has no rows"):
+        predict.evaluate(train(), empty)

@@ -263,3 +263,34 @@ def test_a_killed_process_is_resumed(train: Train, tmp_path: Path) -> None:
 
 def _interrupt(*arguments: Any, **options: Any) -> Any:
     raise KeyboardInterrupt
+
+
+UNEVEN = [*SMALL, "sharing=none", "imbalance=oversample", "dataset.long_tail=20", "trainer.early_stopping.patience=null"]
+"""Each network has its own number of steps in an epoch, and uses up a budget in steps at an epoch of its own."""
+
+
+@pytest.mark.parametrize("step", [40, 65])
+def test_networks_of_uneven_epochs_resume(step: int, train: Train, killed: Callable[..., Path]) -> None:
+    folder = killed(step, *UNEVEN, "trainer.steps=25")
+    assert max(each["now"]["progress"]["epoch"] for each in checkpoint(folder, "last")["trainers"]) >= 2, "all of them are kept"
+    run.resume(folder)
+    assert_same_end(folder, train(*UNEVEN, "trainer.steps=25"))
+
+
+def test_networks_of_uneven_epochs_take_a_larger_budget(train: Train) -> None:
+    folder, whole = train(*UNEVEN, "trainer.steps=25"), train(*UNEVEN, "trainer.steps=40")
+    assert len({each["now"]["progress"]["epoch"] for each in checkpoint(folder, "last")["trainers"]}) > 1
+    run.resume(folder, steps=40)
+    assert same(checkpoint(folder, "best"), checkpoint(whole, "best"))
+
+
+def test_a_run_that_started_from_another_does_not_need_it_again(
+    train: Train, killed: Callable[..., Path], tmp_path: Path
+) -> None:
+    first = train(*SMALL, folder=tmp_path / "first")
+    overrides = [*SMALL, f"init_from={{run: {first}, frozen: true}}", "seed=1"]
+    whole = train(*overrides)
+    folder = killed(BATCHES + 2, *overrides)
+    shutil.rmtree(first)
+    run.resume(folder)
+    assert_same_end(folder, whole)

@@ -50,12 +50,8 @@ def _missing(present: NDArray[np.bool_], parts: Mapping[str, Ints]) -> list[str]
         part: (int(present[rows].any(axis=-1).sum() if present.ndim > 1 else present[rows].sum()), len(rows))
         for part, rows in parts.items()
     }
-    if all(have == rows for have, rows in counts.values()):
-        return []
-    if not any(have for have, _ in counts.values()):
-        return ["has no label at all; it is neither trained nor measured"]
-    told = [f"{have} of {rows} {part} rows have a label" for part, (have, rows) in counts.items()]
-    return ["; ".join(told) + ("; it is not trained" if not counts["train"][0] else "")]
+    told = [f"{have} of {rows} {part} rows have a label" for part, (have, rows) in counts.items() if have]
+    return [] if all(have in (0, rows) for have, rows in counts.values()) else ["; ".join(told)]
 
 
 def _classes(labels: Labels, target: Target, values: NDArray[Any], parts: Mapping[str, Ints]) -> list[str]:

@@ -21,7 +21,9 @@ class VectorStem(nn.Module):
         self.fields = tuple(spec.fields)
         sizes = [embedding_size or embedding_width(cardinality) for cardinality in spec.cardinalities]
         self.embeddings = nn.ModuleList(
-            nn.Embedding(cardinality, size) for cardinality, size in zip(spec.cardinalities, sizes, strict=True)
+            # index 0 is a category that training does not know: no gradient would ever reach its vector, so it is zero
+            nn.Embedding(cardinality, size, padding_idx=0)
+            for cardinality, size in zip(spec.cardinalities, sizes, strict=True)
         )
         self.width = sum(sizes) + sum(torch.Size(shape).numel() for name, shape in spec.fields.items() if name != "categorical")
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_runner.datasets.preparation import Preparation
+from mtl_runner.errors import UserError
 from mtl_runner.folder import read_specs
 from mtl_runner.predictions import columns
 
@@ -39,7 +40,11 @@ def package(folder: Path, model: nn.Module) -> Path | None:
     if (target := folder / "model").exists():
         shutil.rmtree(target)
     data = json.loads((folder / "data.json").read_text(encoding="utf-8"))
-    preparation = Preparation.from_json(data["preparation"])
+    try:
+        preparation = Preparation.from_json(data["preparation"])
+    except UserError:
+        _log.warning("no MLflow model of this run, as its data set's preparation is not one of this package's")
+        return None
     rows = pa.table({name: pa.nulls(2, pa.float64()) for name in preparation.columns})
     inputs = {preparation.stream: preparation.inputs(rows)}
     try:

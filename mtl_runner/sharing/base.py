@@ -64,7 +64,3 @@ class Sharing(nn.Module, ABC):
 
     def after_load(self) -> None:
         """Called when the encoders have been given other weights than their initial ones."""
-
-    def shared_encoder(self) -> Encoder | None:
-        """The encoder that the tasks share and that another run can start from, where there is one."""
-        return None

@@ -58,6 +58,3 @@ class Hard(Sharing):
 
     def encoders(self) -> list[Encoder]:
         return [self.encoder]
-
-    def shared_encoder(self) -> Encoder:
-        return self.encoder
