@@ -1,6 +1,8 @@
 """Run folders and MLflow runs, the one from the other: `mtl sync`, and a run named by its MLflow identifier."""
 
+import atexit
 import re
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -23,7 +25,7 @@ def sync(run_dir: str | Path, uri: str | None = None) -> str:
     folder = Path(run_dir).absolute()
     run = record.read(folder)
     known = journal.read(folder)
-    place = known.uri if known and uri is None else resolve(uri or run.config.get("tracker", {}).get("uri"))
+    place = resolve(uri or (known.uri if known else run.config.get("tracker", {}).get("uri")))
     try:
         session = Session(folder, place, lambda _: None)
         session.open(running=False)
@@ -37,7 +39,8 @@ def sync(run_dir: str | Path, uri: str | None = None) -> str:
 def locate(run: str | Path, uri: str | None = None) -> Path:
     """The folder of a run, which is given as such or by its MLflow identifier.
 
-    Where the identifier's folder is not on this machine, what MLflow keeps of it is fetched into a temporary folder.
+    Where the identifier's folder is not on this machine, what MLflow keeps of it is fetched into a folder that goes with the
+    process.
 
     Raises:
         UserError: there is no such folder, and no such run in MLflow.
@@ -53,6 +56,8 @@ def locate(run: str | Path, uri: str | None = None) -> Path:
         known = journal.read(folder)
         if known and known.run_id == str(run):
             return folder
-        return Path(client.download_artifacts(str(run), "", tempfile.mkdtemp(prefix="mtl-")))
+        fetched = tempfile.mkdtemp(prefix="mtl-")
+        atexit.register(shutil.rmtree, fetched, ignore_errors=True)
+        return Path(client.download_artifacts(str(run), "", fetched))
     except Exception as error:
         raise UserError(f"MLflow at {place}: {reason(error)}") from error

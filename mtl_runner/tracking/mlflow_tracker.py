@@ -8,6 +8,9 @@ from mtl_runner.tracking.uri import database, resolve
 
 _log = logging.getLogger(__name__)
 
+PATIENCE = 10.0
+"""Seconds that the start of a sweep waits for another process that makes the same database."""
+
 
 class MlflowTracker(Tracker):
     """Mirrors the run folder to an MLflow run, in a thread of its own.
@@ -26,13 +29,16 @@ class MlflowTracker(Tracker):
         self.uri = resolve(uri)
 
     def prepare(self, experiment: str) -> None:
-        """Creates the database file and the experiment. A server sorts out by itself who creates it first."""
+        """Creates the database file and the experiment, and waits a little for another process that does so.
+
+        A server sorts out by itself who creates it first.
+        """
         if database(self.uri) is None:
             return
         from mtl_runner.tracking.session import connect
 
         try:
-            connect(self.uri, experiment)
+            connect(self.uri, experiment, patience=PATIENCE)
         except Exception as error:  # noqa: BLE001 - the runs say so again, and go on without it
             _log.warning("MLflow at %s: %s", self.uri, error)
 
@@ -42,7 +48,7 @@ class MlflowTracker(Tracker):
         from mtl_runner.tracking.sender import Sender
 
         known = journal.read(folder)
-        self._sender = Sender(folder.absolute(), known.uri if known else self.uri)
+        self._sender = Sender(folder.absolute(), resolve(known.uri) if known else self.uri)
 
     def log_metrics(self, line: Line) -> None:
         """Queues the line."""

@@ -13,8 +13,8 @@ from zlib import crc32
 from mtl_runner.errors import UserError
 from mtl_runner.tracking.base import Line, State
 
-MARK = "epoch"
-"""The metric that ends every line: where it has arrived, the whole line has."""
+MARK = "step"
+"""The metric that ends every line: where it has arrived, the whole line has. MLflow's own step is the epoch."""
 
 _NAME_LENGTH, _VALUE_LENGTH = 250, 500
 _IN_NAME = ("dataset", "encoder", "sharing", "weighting", "imbalance")
@@ -26,7 +26,7 @@ class Point(NamedTuple):
     name: str
     value: float
     time: int
-    step: int
+    epoch: int
 
 
 @dataclass(frozen=True)
@@ -105,23 +105,25 @@ class Record:
                 return
 
     def test_points(self) -> list[Point]:
-        """The test metrics, at the step and time of the last line."""
+        """The test metrics, at the epoch and time of the last line."""
         path = self.folder / "test_metrics.json"
         if not path.exists():
             return []
-        test, last = _json(path), next(reversed(list(self.lines())), {"time": 0.0, "step": 0})
+        test, last = _json(path), next(reversed(list(self.lines())), {"time": 0.0, "epoch": 0})
         values = {f"test/{task}/{name}": value for task, metrics in test["tasks"].items() for name, value in metrics.items()}
         means = test.get("average", {}).items()
         values |= {"test/average" if name == "primary" else f"test/average/{name}": value for name, value in means}
         return [point for point in _points(values, last) if point.value is not None]
 
     def artifacts(self) -> list[tuple[Path, str | None]]:
-        """Each file to keep and its folder in MLflow, the largest last."""
+        """Each file to keep and its folder in MLflow, the largest last; no link that leads out of the run folder."""
         files = [self.folder / name for name in ("config.yaml", "status.json", "data.json", "test_metrics.json", "metrics.jsonl")]
         files += sorted((self.folder / "figures").glob("*.png"))
         files += sorted(path for path in (self.folder / "model").rglob("*") if path.is_file())
         files += [self.folder / "checkpoints" / "best.pt"]
-        return [(path, _parent(path.relative_to(self.folder))) for path in files if path.exists()]
+        home = self.folder.resolve()
+        kept = [path for path in files if path.exists() and path.resolve().is_relative_to(home)]
+        return [(path, _parent(path.relative_to(self.folder))) for path in kept]
 
 
 def read(folder: Path) -> Record:
@@ -134,7 +136,7 @@ def read(folder: Path) -> Record:
 
 def points(line: Line) -> list[Point]:
     """What one line says, its mark last."""
-    return [*_points(line["metrics"], line), *_points({MARK: line["epoch"]}, line)]
+    return [*_points(line["metrics"], line), *_points({MARK: line["step"]}, line)]
 
 
 def safe(name: str) -> str:
@@ -144,7 +146,7 @@ def safe(name: str) -> str:
 
 
 def _points(values: Mapping[str, Any], line: Line) -> list[Point]:
-    return [Point(safe(name), value, round(line["time"] * 1000), line["step"]) for name, value in values.items()]
+    return [Point(safe(name), value, round(line["time"] * 1000), line["epoch"]) for name, value in values.items()]
 
 
 def _flat(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,8 +1,10 @@
 """The calls to MLflow: one run of it mirrors one run folder. The only module of tracking that imports mlflow."""
 
 import os
+import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,7 +33,10 @@ _STATUS: Mapping[State, str] = {"running": "RUNNING", "finished": "FINISHED", "f
 
 
 class Session:
-    """Sends a run folder to MLflow. What MLflow has already is not sent again: everything here may be repeated."""
+    """Sends a run folder to MLflow. What MLflow has already is not sent again: everything here may be repeated.
+
+    The points of an epoch stay as they were first sent, also where the run was cut back and trained that epoch again.
+    """
 
     def __init__(self, folder: Path, uri: str, beat: Beat) -> None:
         self.folder, self.uri, self.beat = folder, uri, beat
@@ -51,8 +56,7 @@ class Session:
         """Finds or creates the MLflow run and sends the lines it lacks; ``running`` marks a finished one as running again."""
         self.beat(SETUP)
         load()
-        self.beat(SETUP if database(self.uri) else CALL)
-        self.client, experiment = connect(self.uri, self.journal.experiment)
+        self.client, experiment = connect(self.uri, self.journal.experiment, self.beat)
         self.journal = self.journal.write(self.folder)
         if (known := self._known_run(experiment)) and running:
             self._call(self.client.update_run, known.info.run_id, status="RUNNING")
@@ -65,10 +69,10 @@ class Session:
         self.send(self.record.lines())
 
     def send(self, lines: Iterable[Line]) -> None:
-        """Sends the lines whose step MLflow does not have, as many in one call as fit."""
-        fresh = [line for line in lines if line["step"] not in self._sent]
+        """Sends the lines whose epoch MLflow does not have, as many in one call as fit."""
+        fresh = [line for line in lines if line["epoch"] not in self._sent]
         self._log([point for line in fresh for point in records.points(line)])
-        self._sent.update(line["step"] for line in fresh)
+        self._sent.update(line["epoch"] for line in fresh)
 
     def close(self, state: State) -> None:
         """Sends what exists only at the end, then the state."""
@@ -124,17 +128,56 @@ class Session:
         return call(*args, **kwargs)
 
 
-def connect(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
-    """A client and the identifier of the experiment, made if need be; one process at a time makes a new database."""
-    from filelock import FileLock
+def connect(uri: str, experiment: str, beat: Beat = lambda _: None, patience: float = SETUP) -> "tuple[MlflowClient, str]":
+    """A client and the identifier of the experiment, made if need be; one process at a time makes a new database.
 
+    Raises:
+        TimeoutError: the database is not there yet, and another process has kept others from making it for ``patience``
+            seconds.
+    """
     if (path := database(uri)) is None:
+        beat(CALL)
         client = silent_client(uri)
         return client, _experiment(client, experiment, None)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock", timeout=SETUP):
+    with _turn(path, beat, patience):
+        beat(SETUP)
         client = silent_client(uri)
         return client, _experiment(client, experiment, str(path.parent / "mlartifacts"))
+
+
+def _turn(path: Path, beat: Beat, patience: float) -> AbstractContextManager[object]:
+    """Nothing where the database is complete, else the lock of the process that makes it, held.
+
+    While another process holds it, each change of the file is a beat.
+    """
+    from filelock import FileLock, Timeout
+
+    lock, seen, end = FileLock(f"{path}.lock"), _changed(path), time.monotonic() + patience
+    beat(CALL)
+    while not _complete(path):
+        try:
+            return lock.acquire(timeout=0.1)
+        except Timeout:
+            if time.monotonic() > end:
+                raise TimeoutError(f"another process holds {path}.lock") from None
+        if (now := _changed(path)) != seen:
+            seen = now
+            beat(CALL)
+    return nullcontext()
+
+
+def _changed(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def _complete(path: Path) -> bool:
+    """Whether MLflow has made all of the database: the first experiment comes last."""
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", timeout=0.1, uri=True)) as connection:
+            return connection.execute("SELECT 1 FROM experiments LIMIT 1").fetchone() is not None
+    except sqlite3.Error:
+        return False
 
 
 def silent_client(uri: str) -> "MlflowClient":

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,9 @@ def run_id(run: RunFolder) -> str:
 def expected(epochs: range) -> dict[tuple[str, int], list[float]]:
     """One point for each value of each line, and no other."""
     lines = [line(epoch) for epoch in epochs]
-    points = {(name, each["step"]): [value] for each in lines for name, value in each["metrics"].items()}
-    points |= {("epoch", each["step"]): [float(each["epoch"])] for each in lines}
-    last = lines[-1]["step"]
+    points = {(name, each["epoch"]): [value] for each in lines for name, value in each["metrics"].items()}
+    points |= {("step", each["epoch"]): [float(each["step"])] for each in lines}
+    last = lines[-1]["epoch"]
     return points | {("test/digit/accuracy", last): [0.5], ("test/average", last): [0.5]}
 
 
@@ -149,6 +150,47 @@ def test_sync_of_a_run_that_was_never_tracked(
     assert stored(uri, sync(run_folder.path)) == expected(range(1, 4))
 
 
+def test_epochs_that_end_at_the_same_step_all_arrive(run_folder: RunFolder, uri: str, stored: Stored) -> None:
+    """Where each task has a network of its own, the step is that of the furthest one."""
+    lines = [line(epoch) | {"step": 10} for epoch in range(1, 4)]
+    run_folder.write(*lines[:2])
+    run_folder.end("interrupted")
+    identifier = sync(run_folder.path, uri)
+    run_folder.write(lines[2])
+    known = journal.read(run_folder.path)
+    assert known is not None
+    known.write(run_folder.path, finished=False)
+    assert sync(run_folder.path) == identifier
+    points = stored(uri, identifier)
+    assert [points["train/digit/loss", epoch] for epoch in range(1, 4)] == [[1 / epoch] for epoch in range(1, 4)]
+    assert [points["step", epoch] for epoch in range(1, 4)] == [[10.0]] * 3
+
+
+def test_sync_sends_nothing_from_outside_the_folder(run_folder: RunFolder, uri: str, tmp_path: Path) -> None:
+    run_folder.end()
+    (tmp_path / "secret.txt").write_text("secret")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/key").write_text("secret")
+    (run_folder.path / "figures/x.png").symlink_to(tmp_path / "secret.txt")
+    (run_folder.path / "figures/again.png").symlink_to("learning_curves.png")
+    (run_folder.path / "model/home").symlink_to(tmp_path / "home")
+    (run_folder.path / "checkpoints/best.pt").unlink()
+    (run_folder.path / "checkpoints/best.pt").symlink_to(tmp_path / "secret.txt")
+    sync(run_folder.path, uri)
+    kept = [path for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()]
+    assert {"learning_curves.png", "again.png", "net.pt2"} <= {path.name for path in kept}
+    assert not [path for path in kept if path.read_bytes() == b"secret"]
+
+
+@pytest.mark.parametrize("place", ["databricks", "postgresql://host/db", "file:///tmp/runs"])
+def test_a_folder_cannot_name_another_kind_of_place(run_folder: RunFolder, place: str) -> None:
+    journal.begin(place, "a study").write(run_folder.path)
+    with pytest.raises(UserError, match="no place for MLflow runs"):
+        sync(run_folder.path)
+    with pytest.raises(UserError, match="no place for MLflow runs"):
+        MlflowTracker(uri="http://127.0.0.1:1").start(run_folder.path)
+
+
 def test_sync_sends_again_what_was_deleted(run_folder: RunFolder, uri: str, stored: Stored) -> None:
     from mlflow import MlflowClient
 
@@ -194,7 +236,11 @@ def test_a_deleted_experiment_is_named(run_folder: RunFolder, uri: str) -> None:
         sync(run_folder.path)
 
 
-def test_a_run_is_found_by_its_identifier(run_folder: RunFolder, uri: str, tmp_path: Path) -> None:
+def test_a_run_is_found_by_its_identifier(
+    run_folder: RunFolder, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_exit: list[Callable[[], object]] = []
+    monkeypatch.setattr("atexit.register", lambda call, *args, **kwargs: at_exit.append(partial(call, *args, **kwargs)))
     track(run_folder, uri, range(1, 2))
     identifier = run_id(run_folder)
     assert locate(identifier, uri) == run_folder.path
@@ -203,6 +249,9 @@ def test_a_run_is_found_by_its_identifier(run_folder: RunFolder, uri: str, tmp_p
     fetched = locate(identifier, uri)
     assert (fetched / "checkpoints/best.pt").read_bytes() == b"checkpoints/best.pt"
     assert json.loads((fetched / "data.json").read_text()) == {"fingerprint": "f00d"}
+    for call in at_exit:
+        call()
+    assert not fetched.exists()
     with pytest.raises(UserError, match="not found"):
         locate("0" * 32, uri)
     with pytest.raises(UserError, match="not a run folder"):

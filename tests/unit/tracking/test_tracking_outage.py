@@ -126,6 +126,63 @@ def test_interrupted_while_it_waits(run_folder: RunFolder, black_hole: str, capl
 
 
 @pytest.fixture
+def held_lock(tmp_path: Path) -> Iterator[Path]:
+    """The lock of a database, held by another process that does nothing with it."""
+    path = tmp_path / "mlflow.db.lock"
+    script = "import sys, filelock; held = filelock.FileLock(sys.argv[1]).acquire(); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield path
+        process.kill()
+
+
+def test_a_lock_on_a_database_that_is_there_holds_nothing_up(
+    run_folder: RunFolder, uri: str, held_lock: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert train(run_folder, uri, range(1, 3)) < 5
+    assert said(caplog) == []
+
+
+def test_a_lock_on_a_database_that_nobody_makes(
+    run_folder: RunFolder, held_lock: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow  # noqa: F401 - two seconds that are not the lock's
+
+    address = f"sqlite:///{held_lock.with_suffix('')}"
+    assert 4 < train(run_folder, address, range(1, 3)) < 5.5
+    assert len(said(caplog)) == 1
+    monkeypatch.setattr("mtl_runner.tracking.mlflow_tracker.PATIENCE", 0.5)
+    began = time.monotonic()
+    MlflowTracker(uri=address).prepare("a study")
+    assert time.monotonic() - began < 2
+    assert said(caplog)[1:] == [f"MLflow at {address}: another process holds {held_lock}"]
+
+
+def test_while_another_process_makes_the_database_finish_waits(
+    run_folder: RunFolder, held_lock: Path, uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For longer than for one call, and no longer than until the database is there."""
+    monkeypatch.setattr("mtl_runner.tracking.sender.CALL", 1.0)
+    monkeypatch.setattr("mtl_runner.tracking.session.CALL", 1.0)
+    database = held_lock.with_suffix("")
+    complete = database.read_bytes()
+    database.write_bytes(b"")
+
+    def make() -> None:
+        for _ in range(5):
+            time.sleep(0.5)
+            database.touch()
+        database.write_bytes(complete)
+
+    maker = threading.Thread(target=make)
+    maker.start()
+    assert 2 < train(run_folder, uri, range(1, 3)) < 5
+    maker.join()
+    assert said(caplog) == []
+
+
+@pytest.fixture
 def server(tmp_path: Path, uri: str) -> Iterator[tuple[str, Server]]:
     """The address of an MLflow server, and how to start it."""
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -197,8 +254,8 @@ def test_a_server_that_goes_in_the_middle_and_comes_back(
         send(process, signal.SIGCONT)
     assert sync(run_folder.path) == known.run_id
     client = MlflowClient(address)
-    steps = [metric.step for metric in client.get_metric_history(known.run_id, "validation/digit/accuracy")]
-    assert steps == [10 * epoch for epoch in range(1, 9)]
+    history = client.get_metric_history(known.run_id, "validation/digit/accuracy")
+    assert [metric.step for metric in history] == list(range(1, 9))
     assert client.get_run(known.run_id).info.status == "FINISHED"
     assert {file.path for file in client.list_artifacts(known.run_id, "checkpoints")} == {"checkpoints/best.pt"}
 

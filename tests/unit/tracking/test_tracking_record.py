@@ -66,10 +66,10 @@ def test_the_name_says_what_was_chosen_and_changed(run_folder: RunFolder) -> Non
     assert record.read(run_folder.path).name == "digits-mlp-hard-equal seed=1"
 
 
-def test_a_line_becomes_points_with_its_own_time_and_step() -> None:
+def test_a_line_becomes_points_with_its_own_time_and_epoch() -> None:
     points = record.points(line(3, time=1700000000.1234))
-    assert {(point.time, point.step) for point in points} == {(1700000000123, 30)}
-    assert points[-1][:2] == (record.MARK, 3)
+    assert {(point.time, point.epoch) for point in points} == {(1700000000123, 3)}
+    assert points[-1][:2] == (record.MARK, 30)
 
 
 def test_a_line_cut_off_by_a_kill_is_left_out(run_folder: RunFolder) -> None:
@@ -82,8 +82,8 @@ def test_a_line_cut_off_by_a_kill_is_left_out(run_folder: RunFolder) -> None:
 def test_undefined_test_metrics_are_left_out(run_folder: RunFolder) -> None:
     run_folder.write(line(2))
     run_folder.end()
-    points = {point.name: (point.value, point.step) for point in record.read(run_folder.path).test_points()}
-    assert points == {"test/digit/accuracy": (0.5, 20), "test/average": (0.5, 20)}
+    points = {point.name: (point.value, point.epoch) for point in record.read(run_folder.path).test_points()}
+    assert points == {"test/digit/accuracy": (0.5, 2), "test/average": (0.5, 2)}
 
 
 def test_only_a_run_folder_is_one(tmp_path: Path) -> None:
