@@ -41,6 +41,11 @@ def _report(command: Callable[[], int | None]) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a folder that cannot be written; a missing file of the user's has its own message
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -25,6 +25,8 @@ from mtl_runner.metrics import METRICS
 from mtl_runner.tasks.base import Task
 
 log = logging.getLogger("mtl_runner")
+HEADERS = {name: f"macro_{name}" for name in ("precision", "recall", "f1")}
+"""What a table calls a metric, where its name alone says too little."""
 
 
 class Screen(Console):
@@ -184,7 +186,7 @@ def _table(metrics: Metrics, means: Mapping[str, float], tasks: Sequence[Task], 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("task", overflow="fold")
     for name in names:
-        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
+        table.add_column(HEADERS.get(name, name).replace("_", "\n"), justify="right", no_wrap=True)
     for task in tasks:
         values = metrics[task.name]
         cells = [_number(values[name]) + ("*" if name == task.primary.name else " ") for name in names]

@@ -127,7 +127,8 @@ def evaluate(run: str | Path, input: Path, batch_size: int = 65536, allowed: Seq
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
     """A temporary name for ``path`` that becomes it when all went well, and is removed when not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        raise UserError(f"--output {path}: there is no folder {path.parent}")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary

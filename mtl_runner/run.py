@@ -25,6 +25,7 @@ from mtl_runner.predictions import check_names
 from mtl_runner.pretrained import start_from
 from mtl_runner.tasks.group import pack
 from mtl_runner.tracking.base import State, Tracker
+from mtl_runner.trainer import Trainer
 from mtl_runner.training import Training
 
 Node = dict[str, Any]
@@ -134,6 +135,8 @@ def _finish(folder: RunFolder, parts: Parts) -> float:
     model, training, data = parts.model, parts.training, parts.data
     tasks = model.tasks
     training.restore_best()
+    for trainer in training.trainers:
+        log.info(_kept(trainer))
     checkpoint.save(model.state_dict(), folder.best)
     weights = {name: value.contiguous() for name, value in model.state_dict().items() if not name.endswith("_extra_state")}
     save_file(weights, folder.path / "weights.safetensors")
@@ -212,6 +215,15 @@ def _unlabelled(data: Data) -> list[str]:
         if absent:
             lines.append(f"task {name} has no label in {', '.join(absent)}: it {', '.join(said)}")
     return lines
+
+
+def _kept(trainer: Trainer) -> str:
+    """Which epoch's weights are kept, and whether training stopped before its budget was used up."""
+    stopping, done = trainer.learner.stopping, trainer.progress.epoch
+    whose = "" if len(trainer.learner.network.modules) == 1 else f"{trainer.names[0]}: "
+    score = "" if stopping.best is None else f" (score {stopping.best:.4f})"
+    early = f"; stopped early, after {stopping.waited} epochs without a better one" if stopping.done else ""
+    return f"{whose}weights of epoch {stopping.best_epoch} of {done} kept{score}{early}"
 
 
 def _say_undefined(undefined: Sequence[str], data: Data, part: str) -> None:

@@ -58,7 +58,7 @@ def own_outputs(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
 @pytest.mark.parametrize("mode", ["sharing=hard", "sharing=none"])
 def test_predictions_are_the_models_own(ending: str, mode: str, train: Callable[..., Path], digits: Path, tmp_path: Path) -> None:
-    folder, out = train(mode, "encoder.dropout=0.3"), tmp_path / f"deep/out{ending}"
+    folder, out = train(mode, "encoder.dropout=0.3"), tmp_path / f"out{ending}"
     predict.predict(folder, digits, out)
     found, own = table(out), own_outputs(folder)
     for place, name in enumerate(CLASSES["digit"]):
@@ -207,3 +207,9 @@ def test_metrics_of_no_rows_are_refused(train: Callable[..., Path], digits: Path
     empty.write_text(",".join(table(digits).column_names) + "\n")
     with pytest.raises(UserError, match=r"empty\.csv has no rows"):
         predict.evaluate(train(), empty)
+
+
+def test_a_folder_that_is_not_there_is_not_made(train: Callable[..., Path], digits: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no folder"):
+        predict.predict(train(), digits, tmp_path / "deep" / "out.csv")
+    assert not (tmp_path / "deep").exists()

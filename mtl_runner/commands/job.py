@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from mtl_runner.commands.allowed import allowed_modules
 from mtl_runner.config import GROUPS, check
 from mtl_runner.errors import UserError
 
+HYDRAS_FILES = ("config.yaml", "hydra.yaml", "overrides.yaml")
+
 
 class Job:
     """Hydra's task function: trains what a configuration describes and returns the objective of a sweep."""
@@ -22,6 +25,8 @@ class Job:
         """What was wrong with a single run: kept instead of raised, as Hydra would print a line of its own."""
         self.interrupted: Path | None = None
         """The run folder in which the user stopped it."""
+        self.existing: frozenset[Path] = frozenset()
+        """The folders and files that were there before, and stay."""
 
     def __call__(self, config: DictConfig) -> float:
         hydra = HydraConfig.get()
@@ -29,7 +34,7 @@ class Job:
         try:
             return _train(config, hydra, folder, swept)
         except UserError as error:
-            _leave_nothing(folder, hydra.output_subdir)
+            _leave_nothing(folder, hydra.output_subdir, self.existing | {Path(hydra.runtime.cwd)})
             if not swept:
                 self.failure = error
                 return float("nan")
@@ -37,7 +42,7 @@ class Job:
             raise
         except KeyboardInterrupt:
             self.interrupted = folder
-            _leave_nothing(folder, hydra.output_subdir)
+            _leave_nothing(folder, hydra.output_subdir, self.existing | {Path(hydra.runtime.cwd)})
             raise
 
 
@@ -66,14 +71,19 @@ def _choices(config: DictConfig, hydra: Any) -> dict[str, str]:
     return {group: option for group, option in chosen.items() if not group.startswith("hydra/")} | several
 
 
-def _leave_nothing(folder: Path, hydra_subdir: str | None) -> None:
-    """Removes a run folder that holds nothing but Hydra's own files and the log, and the empty folders above it."""
-    own = folder / hydra_subdir if hydra_subdir else None
-    files = [path for path in folder.rglob("*") if path.is_file() and path != folder / "run.log"]
-    if any(own is None or own not in path.parents for path in files):
+def _leave_nothing(folder: Path, hydra_subdir: str | None, existing: Collection[Path]) -> None:
+    """Removes Hydra's own files and the log from a run folder that holds nothing else, and the folders made for them.
+
+    What is among ``existing`` stays.
+    """
+    hydras = folder / hydra_subdir if hydra_subdir else folder
+    ours = {folder / "run.log", *(hydras / name for name in HYDRAS_FILES if hydra_subdir)}
+    if any(path.is_file() and path not in ours for path in folder.rglob("*")):
         return
-    shutil.rmtree(folder)
-    for parent in folder.parents:
-        if parent == Path.cwd() or any(parent.iterdir()):
-            return
-        parent.rmdir()
+    for path in ours.difference(existing):
+        path.unlink(missing_ok=True)
+    if folder not in existing:
+        shutil.rmtree(folder)
+    for path in (hydras, folder, *folder.parents):
+        if path.exists() and path not in existing and not any(path.iterdir()):
+            path.rmdir()

@@ -31,17 +31,17 @@ def launch(arguments: Sequence[str]) -> int:
     _check_flags(args)
     shows = bool(args.help or args.hydra_help or args.cfg or args.info)
     adds = args.config_dir or args.config_path or args.config_name or args.overrides  # to what is ours, which is safe to show
+    job = Job()
     if not args.shell_completion and (adds or not shows):
-        precheck.check(args, runs=not shows)
+        job.existing = precheck.check(args, runs=not shows)
     if shows or args.shell_completion:
         with explained(args):
-            _hydra(args, parser, Job())
+            _hydra(args, parser, job)
         return 0
-    return _train(args, parser)
+    return _train(args, parser, job)
 
 
-def _train(args: Namespace, parser: ArgumentParser) -> int:
-    job = Job()
+def _train(args: Namespace, parser: ArgumentParser, job: Job) -> int:
     try:
         _hydra(args, parser, job)
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ import os
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -19,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from mtl_runner.commands.allowed import allowed_modules
 from mtl_runner.commands.messages import explained
 from mtl_runner.commands.safety import check_hydra_node, check_searchpath
-from mtl_runner.config import config_dir, problems
+from mtl_runner.config import config_dir, plug, problems
 from mtl_runner.errors import UserError
 
 CONFIG_NAME = "config"
@@ -27,23 +28,27 @@ MODULE = "mtl_runner.commands.job"
 """Of the task function; a relative ``--config-path`` counts from there, as it does in Hydra."""
 
 
-def check(args: Namespace, runs: bool) -> None:
+def check(args: Namespace, runs: bool) -> frozenset[Path]:
     """Raises an error where the command line ``args`` does not make a valid configuration.
 
     Where it trains something (``runs``), every job's keys, types and classes are checked as well, and the tracker is prepared
-    for jobs that start at the same time.
+    for jobs that start at the same time. Returns the folders that jobs may get to write to and that exist already.
     """
     with explained(args), _hydra(args) as hydra:
         check_searchpath(_searchpath(hydra, args.config_name or CONFIG_NAME), args.overrides)
         master, mode = _compose(hydra, args, runs)
-        configurations = _jobs(hydra, master) if mode == RunMode.MULTIRUN else [master]
+        swept = runs and mode == RunMode.MULTIRUN
+        configurations = _jobs(hydra, master) if swept else [master]
         allowed = allowed_modules(args.overrides)
-    for config in (master, *configurations):
-        check_hydra_node(config.hydra, allowed)
-    if runs:
-        _check_jobs(configurations, allowed)
-    if mode == RunMode.MULTIRUN:
-        _prepare_tracking(configurations)
+        for config in (master, *configurations):
+            check_hydra_node(config.hydra, allowed, args.overrides)
+    if not runs:
+        return frozenset()
+    _check_jobs(configurations, allowed)
+    if swept:
+        _prepare_tracking(configurations, allowed)
+    with explained(args):
+        return frozenset(path for config in configurations for path in _existing(config, "sweep" if swept else "run"))
 
 
 @contextmanager
@@ -126,13 +131,20 @@ def _task_config(config: DictConfig) -> DictConfig:
     return task
 
 
-def _prepare_tracking(configurations: Sequence[DictConfig]) -> None:
+def _prepare_tracking(configurations: Sequence[DictConfig], allowed: Sequence[str]) -> None:
     """Creates the tracking database and experiment once, before jobs could do so at the same time."""
-    from mtl_runner.tracking import prepare
-
-    seen = set()
+    asked: list[tuple[str, Any]] = []
     for config in map(_task_config, configurations):
-        key = OmegaConf.to_yaml(OmegaConf.create({"name": config.name, "tracker": config.tracker}), resolve=True)
-        if key not in seen:
-            seen.add(key)
-            prepare(config)
+        if (each := (config.name, OmegaConf.to_container(config.tracker, resolve=True))) not in asked:
+            asked.append(each)
+    for name, node in asked:
+        plug(node, "tracker", allowed)().prepare(name)
+
+
+def _existing(config: DictConfig, kind: str) -> Iterator[Path]:
+    """What is there already of the folder for a run or a sweep, of the folders above it, and of what it holds."""
+    HydraConfig.instance().set_config(config)
+    folder = Path(os.path.abspath(config.hydra[kind].dir))  # as Hydra does; its clock is not ours, but this is for old folders
+    yield from (path for path in (folder, *folder.parents) if path.exists())
+    if folder.is_dir():
+        yield from folder.iterdir()

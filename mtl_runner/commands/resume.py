@@ -47,6 +47,6 @@ def _run_folder(typed: str) -> Path:
 
 
 def _number(argument: str, value: str) -> int:
-    if not value.isdigit() or int(value) < 1:
+    if not (value.isascii() and value.isdecimal()) or int(value) < 1:
         raise UserError(f"{argument}: a whole number of at least 1 is expected")
     return int(value)

@@ -127,8 +127,8 @@ def mapping_problems(values: Mapping[str, Any], schema: type, prefix: str = "") 
         key = prefix + name
         if name not in fields:
             lines.append(f"{key}: no such key; there are {choices(fields)}{nearest(name, fields)}")
-        elif dataclasses.is_dataclass(types[name]) and isinstance(value, Mapping):
-            lines += mapping_problems(value, typing.cast(type, types[name]), f"{key}.")
+        elif (inner := _dataclass(types[name])) is not None and isinstance(value, Mapping):
+            lines += mapping_problems(value, inner, f"{key}.")
         else:
             lines += complaints(key, value, types[name])
     required = [name for name, each in fields.items() if _required(each) and name not in values]
@@ -140,6 +140,11 @@ def _missing(value: Any, key: str = "") -> list[str]:
     if isinstance(value, Mapping):
         return [found for name, part in value.items() for found in _missing(part, f"{key}.{name}" if key else str(name))]
     return [key] if value == "???" else []
+
+
+def _dataclass(annotation: Any) -> type | None:
+    """The dataclass that ``annotation`` is, or that it allows beside null."""
+    return next((each for each in (annotation, *typing.get_args(annotation)) if dataclasses.is_dataclass(each)), None)  # type: ignore[return-value]
 
 
 def _required(each: dataclasses.Field[Any]) -> bool:

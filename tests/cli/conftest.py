@@ -10,8 +10,8 @@ import pytest
 from standins import Command, Jobs, Result
 
 import mtl_runner.run
-import mtl_runner.tracking
 from mtl_runner import cli
+from mtl_runner.tracking.mlflow_tracker import MlflowTracker
 
 
 @pytest.fixture(autouse=True)
@@ -57,5 +57,5 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
     """Replaces training and the tracker's preparation."""
     fake = Jobs()
     monkeypatch.setattr(mtl_runner.run, "run", fake.run)
-    monkeypatch.setattr(mtl_runner.tracking, "prepare", fake.prepare)
+    monkeypatch.setattr(MlflowTracker, "prepare", lambda tracker, experiment: fake.prepare(experiment))
     return fake

@@ -33,6 +33,6 @@ class Jobs:
         self.calls.append({"config": resolved, "folder": folder, "choices": choices, "overrides": overrides, "sweep": sweep})
         return self.act(self.calls[-1])
 
-    def prepare(self, config: Any) -> None:
+    def prepare(self, experiment: str) -> None:
         assert not self.calls, "the tracker is prepared before any job"
-        self.prepared.append(config["name"])
+        self.prepared.append(experiment)

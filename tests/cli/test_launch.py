@@ -106,6 +106,38 @@ def test_what_the_user_did_wrong_leaves_no_folder(jobs: Jobs, mtl_run: Command, 
     assert not list(folder.iterdir())
 
 
+def _wrong(call: dict[str, Any]) -> float:
+    (call["folder"] / "run.log").write_text("reading\n")
+    raise UserError("my.csv: there is no such file")
+
+
+@pytest.mark.parametrize(
+    ("existing", "typed"),
+    [
+        (".", ["hydra.run.dir=."]),
+        ("mine/empty", ["hydra.run.dir=mine/empty"]),
+        ("mine/empty", ["hydra.run.dir=mine/empty/${seed}/run"]),
+        ("mine/empty", ["hydra.run.dir=mine/empty", "hydra.output_subdir=null"]),
+        ("mine/empty", ["-m", "seed=1", "hydra.sweep.dir=mine/empty"]),
+        ("mine/empty", ["-m", "seed=1", "hydra.sweep.dir=mine", "hydra.sweep.subdir=empty"]),
+        ("runs", []),
+        (".", ["hydra.run.dir=.", "hydra.job.chdir=true"]),
+    ],
+)
+def test_a_folder_that_was_there_stays(jobs: Jobs, mtl_run: Command, folder: Path, existing: str, typed: list[str]) -> None:
+    (folder / existing).mkdir(parents=True, exist_ok=True)
+    jobs.act = _wrong
+    assert mtl_run(*typed).code == 2
+    assert (folder / existing).is_dir() and not list((folder / existing).glob("[!m]*")), "nothing but what was there"
+
+
+def test_a_file_that_was_there_stays(jobs: Jobs, mtl_run: Command, folder: Path) -> None:
+    (folder / "mine.csv").touch()
+    jobs.act = _wrong
+    assert mtl_run("hydra.run.dir=.", "hydra.output_subdir=.").code == 2
+    assert (folder / "mine.csv").exists()
+
+
 def test_a_run_that_has_begun_is_kept(jobs: Jobs, mtl_run: Command) -> None:
     def act(call: dict[str, Any]) -> float:
         (call["folder"] / "metrics.jsonl").write_text("{}\n")

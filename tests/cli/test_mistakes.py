@@ -43,6 +43,7 @@ MISTAKES = {
     "hydra/job_logging=loud": ["hydra/job_logging=loud", "stdout"],
     "hydra/launcher=joblib": ["hydra/launcher=joblib", "basic"],
     "init_from={run:3}": ["init_from.run=3", "string"],
+    "init_from={run:a,frozn:true}": ["init_from.frozn", "did you mean 'frozen'?"],
     "init_from={frozen:true}": ["init_from.run", "is missing"],
     "++resume.x=1": ["resume"],
 }

@@ -42,7 +42,17 @@ def test_resuming(mtl_run: Command, run_folder: Path, resumed: list[Any], budget
 
 @pytest.mark.parametrize(
     "typed",
-    ["seed=3", "sharing=soft", "-m", "trainer.batch_size=3", "trainer.epochs=0", "trainer.epochs=more", "+trainer.epochs=3"],
+    [
+        "seed=3",
+        "sharing=soft",
+        "-m",
+        "trainer.batch_size=3",
+        "trainer.epochs=0",
+        "trainer.epochs=more",
+        "trainer.epochs=²",
+        "trainer.epochs=٣",
+        "+trainer.epochs=3",
+    ],
 )
 def test_nothing_else_goes_with_it(mtl_run: Command, run_folder: Path, resumed: list[Any], typed: str) -> None:
     result = mtl_run(f"resume={run_folder}", typed)

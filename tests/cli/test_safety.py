@@ -6,16 +6,23 @@ Each attack is a file in a folder given with ``--config-dir``. The stranger's mo
 import pickle
 import sys
 from pathlib import Path
+from typing import Any
 
+import hydra
 import pytest
 import yaml
+from omegaconf import OmegaConf
 from standins import Command, Jobs
+
+from mtl_runner.commands.safety import check_hydra_node
+from mtl_runner.config import config_dir
 
 MODULE = """
 from pathlib import Path
 import logging
 from hydra.experimental.callback import Callback
 from mtl_runner.sharing.hard import Hard
+from mtl_runner.tracking.base import Tracker
 
 Path("imported").touch()
 
@@ -33,10 +40,18 @@ class Handler(logging.StreamHandler):
 
 class Half(Hard):
     pass
+
+class Teller(Tracker):
+    def __init__(self, *, uri=None):
+        call()
+
+    start = log_metrics = finish = prepare = call
 """
 
-LOGGING = {"version": 1, "root": {"handlers": ["x"]}, "disable_existing_loggers": False}
-ATTACKS = {
+OUTPUT = "${hydra.runtime.output_dir}"
+LOGGING: dict[str, Any] = {"version": 1, "root": {"handlers": ["x"]}, "disable_existing_loggers": False}
+FILE = {"class": "logging.FileHandler"}
+ATTACKS: dict[str, dict[str, Any]] = {
     "a callback": {"hydra": {"callbacks": {"x": {"_target_": "stranger.Watcher"}}}},
     "a function as callback": {"hydra": {"callbacks": {"x": {"_target_": "stranger.call"}}}},
     "a callback given by interpolation": {"y": {"x": {"_target_": "stranger.Watcher"}}, "hydra": {"callbacks": "${y}"}},
@@ -68,10 +83,57 @@ ATTACKS = {
     "a way through logging's own imports": {
         "hydra": {"hydra_logging": LOGGING | {"handlers": {"x": {"class": "logging.os.mkdir", "path": "called"}}}},
     },
+    "a file of a stranger's choice": {"hydra": {"job_logging": LOGGING | {"handlers": {"x": FILE | {"filename": "called"}}}}},
+    "a file above the run folder": {
+        "hydra": {"job_logging": LOGGING | {"handlers": {"x": FILE | {"filename": f"{OUTPUT}/../called.log"}}}},
+    },
+    "a file in a folder of a stranger's choice": {
+        "hydra": {"run": {"dir": "."}, "job_logging": LOGGING | {"handlers": {"x": FILE | {"filename": f"{OUTPUT}/called"}}}},
+    },
+    "a file named after the job": {
+        "hydra": {
+            "job": {"name": "../called"},
+            "job_logging": LOGGING | {"handlers": {"x": FILE | {"filename": f"{OUTPUT}/${{hydra.job.name}}.log"}}},
+        }
+    },
+    "a file made by a formatter": {
+        "hydra": {"job_logging": LOGGING | {"formatters": {"y": {"()": "logging.FileHandler", "filename": "called"}}}},
+    },
+    "a file set as an attribute": {
+        "hydra": {
+            "job_logging": LOGGING
+            | {"handlers": {"x": FILE | {"filename": f"{OUTPUT}/x.log", "delay": True, ".": {"baseFilename": "called"}}}}
+        }
+    },
+    "an external object as the format": {
+        "hydra": {"job_logging": LOGGING | {"formatters": {"y": {"format": "ext://stranger.call"}}, "handlers": {}, "root": {}}},
+    },
+    "a host": {
+        "hydra": {
+            "job_logging": LOGGING | {"handlers": {"x": {"class": "logging.handlers.HTTPHandler", "host": "a", "url": "b"}}}
+        }
+    },
+    "logging that differs in the job": {
+        "hydra": {
+            "run": {"dir": "/tmp/x"},
+            "sweeper": {
+                "params": {"none": {"x": {"class": "logging.NullHandler"}}, "/tmp/x": {"x": {"class": "stranger.Handler"}}}
+            },
+            "job_logging": LOGGING | {"handlers": "${hydra.sweeper.params[${oc.select:hydra.runtime.output_dir,none}]}"},
+        },
+    },
+    "the environment": {"hydra": {"job": {"env_set": {"GIT_CONFIG_COUNT": "1"}}}},
+    "a job given by interpolation": {
+        "hydra": {"sweeper": {"params": {"name": "x", "env_set": {"A": "b"}}}, "job": "${..sweeper}"}
+    },
+    "the environment by interpolation": {
+        "hydra": {"sweeper": {"params": {"GIT_CONFIG_COUNT": "1"}}, "job": {"env_set": "${hydra.sweeper.params}"}},
+    },
     "a package on the search path": {"hydra": {"searchpath": ["pkg://stranger"]}},
     "an option's class": {"sharing": {"_target_": "stranger.Half"}},
     "an option's function": {"sharing": {"_target_": "stranger.call"}},
     "a way through torch's imports": {"optimizer": {"_target_": "torch.optim.adamw.torch.hub.load"}},
+    "a tracker": {"tracker": {"_target_": "stranger.Teller"}},
     "a target inside an option": {"encoder": {"activation": {"_target_": "stranger.call"}}},
     "a target in a list inside an option": {"encoder": {"hidden": [{"_target_": "stranger.call"}]}},
     "modules allowed in the file": {"allow_modules": ["stranger"], "sharing": {"_target_": "stranger.Half"}},
@@ -99,7 +161,7 @@ def _harmless(folder: Path) -> bool:
     ("attack", "flags"),
     [
         *((name, ()) for name in ATTACKS),
-        *((name, ("-m", "seed=1,2")) for name in ("a callback", "a sweeper", "an option's class")),
+        *((name, ("-m", "seed=1,2")) for name in ("a callback", "a sweeper", "an option's class", "a tracker")),
     ],
     indirect=["attack"],
 )
@@ -119,12 +181,53 @@ def test_showing_a_strangers_configuration(attack: None, mtl_run: Command, folde
     assert _harmless(folder)
 
 
-@pytest.mark.parametrize("attack", ["a callback", "a handler in logging", "an option's class"], indirect=True)
+@pytest.mark.parametrize("attack", [*SHOWN_TOO, "a tracker"], indirect=True)
+@pytest.mark.parametrize("flag", ["--help", "--hydra-help"])
+def test_showing_a_strangers_sweep(attack: None, mtl_run: Command, folder: Path, flag: str) -> None:
+    mtl_run("-m", flag, "--config-dir", ".", "-cn", "study")
+    assert _harmless(folder)
+
+
+def test_a_tracker_is_not_made_for_help(mtl_run: Command, folder: Path) -> None:
+    """The option may as well be chosen on the command line."""
+    (folder / "stranger.py").write_text(MODULE)
+    (folder / "tracker").mkdir()
+    (folder / "tracker" / "evil.yaml").write_text("_target_: stranger.Teller\n")
+    sys.path.append(str(folder))
+    assert mtl_run("-m", "--help", "--config-dir", ".", "tracker=evil").code == 0
+    assert _harmless(folder)
+
+
+@pytest.mark.parametrize("attack", ["the environment"], indirect=True)
+def test_only_what_is_typed_is_set_in_the_environment(attack: None, mtl_run: Command, jobs: Jobs) -> None:
+    typed = mtl_run("+hydra.job.env_set={LANG:C}", "+hydra.job.env_set.LC_ALL=C", "hydra.job.env_copy=[HOME]")
+    assert typed.code == 0, typed.err
+    mixed = mtl_run("--config-dir", ".", "-cn", "study", "+hydra.job.env_set.LANG=C")
+    assert mixed.code == 2 and "hydra.job.env_set.GIT_CONFIG_COUNT" in mixed.err
+    assert len(jobs.calls) == 1
+
+
+@pytest.mark.parametrize("group", ["job_logging", "hydra_logging"])
+@pytest.mark.parametrize("option", ["default", "disabled", "none", "stdout", "hydra_debug", "mtl"])
+def test_every_option_of_hydras_logging_is_safe(group: str, option: str) -> None:
+    folders = [Path(hydra.__file__).parent / "conf" / "hydra", config_dir() / "hydra"]
+    for file in (each / group / f"{option}.yaml" for each in folders):
+        if file.is_file():
+            check_hydra_node(OmegaConf.create({"job": {"name": "mtl-run"}, group: OmegaConf.load(file)}))
+
+
+@pytest.mark.parametrize("attack", ["a callback", "a handler in logging", "an option's class", "a tracker"], indirect=True)
 def test_the_users_own_word_allows_it(attack: None, mtl_run: Command, jobs: Jobs, folder: Path) -> None:
     """Also shows that these attacks would have worked."""
     result = mtl_run("--config-dir", ".", "-cn", "study", "allow_modules=[stranger]")
     assert result.code == 0, result.err
     assert (folder / "imported").exists()
+    assert len(jobs.calls) == 1
+
+
+@pytest.mark.parametrize("attack", ["a host"], indirect=True)
+def test_a_handler_allowed_by_name(attack: None, mtl_run: Command, jobs: Jobs) -> None:
+    assert mtl_run("--config-dir", ".", "-cn", "study", "allow_modules=[logging.handlers]").code == 0
     assert len(jobs.calls) == 1
 
 
