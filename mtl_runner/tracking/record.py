@@ -17,6 +17,8 @@ MARK = "step"
 """The metric that ends every line: where it has arrived, the whole line has. MLflow's own step is the epoch."""
 
 _NAME_LENGTH, _VALUE_LENGTH = 250, 500
+_IN_FEW_WORDS = 24
+"""Characters of an override that fits in a run's name: a seed, a learning rate, no path and no list of tasks."""
 _IN_NAME = ("dataset", "encoder", "sharing", "weighting", "imbalance")
 
 
@@ -69,10 +71,14 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The choices in short, and what else was changed: ``digits-mlp-hard-equal seed=1``."""
+        """The choices in short, and what else was changed in few words: ``digits-mlp-hard-equal seed=1``."""
         chosen = self.status["choices"]
         options = [chosen[group] for group in _IN_NAME if group in chosen and (group != "imbalance" or chosen[group] != "none")]
-        others = [text for text in self.status.get("overrides", []) if text.split("=")[0].lstrip("+~") not in chosen]
+        others = [
+            text
+            for text in self.status.get("overrides", [])
+            if text.split("=")[0].lstrip("+~") not in chosen and len(text) <= _IN_FEW_WORDS
+        ]
         return " ".join(["-".join(options), *others])[:_NAME_LENGTH]
 
     @property
