@@ -76,10 +76,7 @@ def resume(path: Path, epochs: int | None = None, steps: int | None = None, allo
     if status["state"] == "finished" and not larger:
         raise UserError(f"resume={path}: this run is finished; a larger trainer.epochs or trainer.steps makes it go on")
     with logging_to(path / "run.log"):
-        parts = _make(node, checkpoint.load(folder.last))
-        known = folder.read_json("data.json")["fingerprint"]
-        if parts.data.fingerprint != known:
-            raise UserError(f"resume={path}: the data are not those that the run was started with (fingerprint {known})")
+        parts = _make(node, folder)
         if status["state"] == "finished" and parts.training.stopped_early:
             raise UserError(f"resume={path}: this run stopped early; a larger budget changes nothing")
         folder.cut_metrics(parts.training.number)
@@ -89,17 +86,20 @@ def resume(path: Path, epochs: int | None = None, steps: int | None = None, allo
         return _train(node, folder, parts)
 
 
-def _make(node: Node, state: Node | None = None) -> Parts:
-    """Everything that a run needs, made before anything is written; ``state`` is the checkpoint of one that goes on."""
+def _make(node: Node, resumed: RunFolder | None = None) -> Parts:
+    """Everything that a run needs, made before anything is written; of one that goes on, as its last checkpoint has it."""
     options = build.trainer_options(node["trainer"])
     _set_up_torch(options)
     device = build.make_device(options.device)
     data: Data = plug(node["dataset"], "dataset", node["allow_modules"])().load()
+    if resumed is not None and data.fingerprint != (known := resumed.read_json("data.json")["fingerprint"]):
+        raise UserError(f"resume={resumed.path}: the data are not those that the run was started with (fingerprint {known})")
     _, notes = build.make_strategies(node, data.targets)
     for line in (*data.notes, *notes, *_unlabelled(data)):
         log.info("note: %s", line)
     check_names(data.targets)
     model = build.make_model(node, data.streams, data.targets)
+    state = None if resumed is None else checkpoint.load(resumed.last)
     if state is not None:
         for name in state["frozen"]:
             model.get_parameter(name).requires_grad_(False)

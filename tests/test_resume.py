@@ -294,3 +294,14 @@ def test_a_run_that_started_from_another_does_not_need_it_again(
     shutil.rmtree(first)
     run.resume(folder)
     assert_same_end(folder, whole)
+
+
+def test_data_of_another_shape_are_refused_as_well(train: Train, tmp_path: Path) -> None:
+    """One more category, and no weight would fit: the message is about the data."""
+    table = tmp_path / "table.csv"
+    rows = [f"{number},{'abc'[number % 3]},{number % 2}" for number in range(60)]
+    table.write_text("\n".join(["number,letter,odd", *rows, ""]))
+    folder = train("dataset=table", f"dataset.path={table}", "dataset.tasks={odd: {type: binary}}")
+    table.write_text("\n".join(["number,letter,odd", *(row.replace("a", f"a{n % 4}") for n, row in enumerate(rows)), ""]))
+    with pytest.raises(UserError, match="the data are not those"):
+        run.resume(folder, epochs=5)
