@@ -103,7 +103,6 @@ def test_ui_of_a_server_names_its_address(mtl: Command) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # of SQLAlchemy about MLflow's tables
 def test_ui_answers_and_ends(folder: Path) -> None:
     """Ctrl-C ends the page and every process of it."""
     from mtl_runner.tracking.session import connect

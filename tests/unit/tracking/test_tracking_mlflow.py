@@ -16,10 +16,6 @@ from mtl_runner.tracking import journal, locate, sync
 from mtl_runner.tracking.mlflow_tracker import MlflowTracker
 from mtl_runner.tracking.session import Session
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The ``noload`` loader strategy:DeprecationWarning"
-)  # MLflow's, with SQLAlchemy 2.1
-
 Stored = Callable[[str, str], dict[tuple[str, int], list[float]]]
 
 

@@ -18,10 +18,6 @@ from mtl_runner.tracking import journal, sync
 from mtl_runner.tracking.mlflow_tracker import MlflowTracker
 from mtl_runner.tracking.session import Session
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The ``noload`` loader strategy:DeprecationWarning"
-)  # MLflow's, with SQLAlchemy 2.1
-
 Server = Callable[[], "subprocess.Popen[bytes]"]
 
 
