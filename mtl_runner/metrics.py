@@ -11,15 +11,13 @@ all its values are NaN.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from mtl_runner.batch import labelled
-
-Value = TypeVar("Value", float, Tensor)
 
 
 @dataclass(frozen=True)
@@ -47,15 +45,9 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
 }
 """By target kind, the primary metric first; the functions below return theirs in this order."""
 
-_HIGHER_IS_BETTER = {metric.name: metric.higher_is_better for metrics in METRICS.values() for metric in metrics}
 _EPS = torch.finfo(torch.float64).eps
 _RANKED_AT_ONCE = 2**18
 """Scores that are sorted together: their temporaries stay in the cache, and memory stays bounded with many classes."""
-
-
-def oriented(name: str, value: Value) -> Value:
-    """``value`` of the metric ``name``, negated where lower is better: higher is better for all that this returns."""
-    return value if _HIGHER_IS_BETTER[name] else -value
 
 
 def binary(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
