@@ -177,11 +177,8 @@ def _check_optimizer(config: Node) -> None:
         elif scheduler is not None:
             scheduler.step()
     except (ValueError, TypeError, ArithmeticError) as error:
-        raise UserError(f"optimizer={_option(config['optimizer'])} with scheduler={_schedule(config)}: {error}") from error
-
-
-def _schedule(config: Node) -> str:
-    return str(config["scheduler"]["_target_"]).rpartition(".")[2] if config["scheduler"] else "none"
+        made = [str(config[group]["_target_"]).rpartition(".")[2] for group in ("optimizer", "scheduler") if config[group]]
+        raise UserError(f"{' with '.join(made)} cannot be made of these values: {error}") from error
 
 
 def make_training(config: Node, options: TrainerConfig, data: Data, model: MultiTaskModel, device: torch.device) -> Training:
