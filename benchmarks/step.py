@@ -15,7 +15,7 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -60,9 +60,9 @@ def make_data(loop: ModuleType, tasks: int) -> Data:
     return Data(splits, {"input": preparation.stream_spec}, specs, preparation.to_json())
 
 
-def config(*overrides: str) -> DictConfig:
+def config(*overrides: str, encoder: Sequence[str] = ("encoder.hidden=[256,128]",)) -> DictConfig:
     fixed = [
-        "encoder.hidden=[256,128]",
+        *encoder,
         "optimizer=sgd",
         "optimizer.lr=0.1",
         "optimizer.momentum=0",
@@ -72,8 +72,8 @@ def config(*overrides: str) -> DictConfig:
         return compose("config", [*fixed, "trainer.device=cpu", "trainer.progress=false", *overrides])
 
 
-def make_trainer(data: Data, *overrides: str) -> Trainer:
-    node = OmegaConf.to_container(config(*overrides), resolve=True)
+def make_trainer(data: Data, *overrides: str, **options: Sequence[str]) -> Trainer:
+    node = OmegaConf.to_container(config(*overrides, **options), resolve=True)
     model = build.make_model(node, data.streams, data.targets)
     return build.make_training(node, build.trainer_options(node["trainer"]), data, model, torch.device("cpu")).trainers[0]
 

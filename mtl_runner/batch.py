@@ -88,6 +88,16 @@ class Batch:
             },
         )
 
+    def chunk(self, count: int) -> "list[Batch]":
+        """``count`` batches of every ``count``-th row; the whole batch each time where a stream has not two rows for each."""
+        if count == 1 or any(self.size(stream) < 2 * count for stream in self.inputs):
+            return [self] * count
+        rows = {
+            stream: torch.arange(self.size(stream), device=next(iter(fields.values())).device)
+            for stream, fields in self.inputs.items()
+        }
+        return [self.take({stream: index[start::count] for stream, index in rows.items()}) for start in range(count)]
+
     def only(self, tasks: Collection[str]) -> "Batch":
         """The same rows with these tasks and the streams that they read."""
         streams = {task: self.streams[task] for task in tasks}

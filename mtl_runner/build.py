@@ -71,6 +71,9 @@ def check_combination(config: DictConfig | Node) -> None:
     if trainer["batch_size"] == 1 and config["encoder"].get("norm") == "batch":
         raise UserError("trainer.batch_size=1: batch normalisation needs two rows; take encoder.norm=none or a larger batch")
     _check_optimizer(config)
+    sharing: type[Sharing] = plug(config["sharing"], "sharing", allowed).func  # type: ignore[assignment]
+    if _of_gradients(config) and not sharing.has_shared and not sharing.independent:
+        raise UserError(_nothing_shared(config, f"sharing={_option(config['sharing'])} has none"))
     needs = plug(config["encoder"], "encoder", allowed).func.needs  # type: ignore[attr-defined]
     provides = plug(config["dataset"], "dataset", allowed).func.provides  # type: ignore[attr-defined]
     if needs and provides and needs not in provides:
@@ -83,6 +86,20 @@ def check_combination(config: DictConfig | Node) -> None:
 def _option(node: Node) -> str:
     """The name of a plug-in as users know it: that of its module."""
     return str(node["_target_"]).split(".")[-2]
+
+
+def _of_gradients(config: Node) -> bool:
+    """Whether the weighting looks at the tasks' gradients of what they share."""
+    weighting: type[Weighting] = plug(config["weighting"], "weighting", config["allow_modules"]).func  # type: ignore[assignment]
+    return weighting.needs in ("gramian", "jacobian")
+
+
+def _nothing_shared(config: Node, reason: str) -> str:
+    weighting = _option(config["weighting"])
+    return (
+        f"weighting={weighting} compares the tasks' gradients of the parameters that they share, and {reason}; "
+        "sharing=hard has them, and weightings of the losses (equal, dynamic, uncertainty, …) need none"
+    )
 
 
 def _one_per_place(places: Mapping[str, str]) -> None:
@@ -145,10 +162,20 @@ def _criteria(config: Node, targets: Mapping[str, TargetSpec]) -> dict[str, func
 
 
 def make_weighting(config: Node, model: MultiTaskModel, network: Network) -> Weighting:
-    """The weighting of a network's tasks; where nothing couples tasks there is nothing to weigh, and it is ``equal``."""
-    if model.sharing.independent:
+    """The weighting of a network's tasks.
+
+    Where nothing couples tasks there is nothing to weigh, and it is ``equal``; so it is for a task alone where gradients
+    would be compared.
+
+    Raises:
+        UserError: it compares gradients of shared parameters, and there are none.
+    """
+    if model.sharing.independent or (_of_gradients(config) and len(network.tasks) == 1):
         return Equal(network.tasks)
-    return cast(Weighting, plug(config["weighting"], "weighting", config["allow_modules"])(list(network.tasks)))
+    if _of_gradients(config) and not any(parameter.requires_grad for parameter in model.sharing.shared()):
+        raise UserError(_nothing_shared(config, "here none is shared and trained"))
+    with seeded(config["seed"], "weighting"):
+        return cast(Weighting, plug(config["weighting"], "weighting", config["allow_modules"])(list(network.tasks)))
 
 
 def make_learner(config: Node, options: TrainerConfig, network: Network, weighting: Weighting, epochs: int) -> Learner:
@@ -204,11 +231,14 @@ def make_training(config: Node, options: TrainerConfig, data: Data, model: Multi
             options.precision,
             options.eval_batch_size,
             options.max_skipped,
+            options.log_gradients_every,
         )
         weighting = make_weighting(config, model, network).to(device)
         learner = make_learner(config, options, network, weighting, plan.epochs)
         trainers.append(Trainer(model, learner, weighting, rows, validation.only(network.tasks), loader, plan))
         trainers[-1].fit_criteria()
+    if options.log_gradients_every and not any(trainer.shared for trainer in trainers):
+        log.info("note: no parameters are shared and trained, so trainer.log_gradients_every plays no part")
     return Training(model, trainers)
 
 

@@ -21,7 +21,8 @@ class RunFolder:
 
     ``config.yaml`` the resolved configuration · ``data.json`` streams, targets and the fitted preparation ·
     ``status.json`` state and origin · ``metrics.jsonl`` a line an epoch · ``test_metrics.json`` · ``confusion.json`` ·
-    ``checkpoints/`` last and best · ``weights.safetensors`` · ``figures/`` · ``run.log``.
+    ``gradients.json``, where gradients were compared · ``checkpoints/`` last and best · ``weights.safetensors`` ·
+    ``figures/`` · ``run.log``.
     """
 
     def __init__(self, path: Path) -> None:

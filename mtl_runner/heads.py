@@ -24,8 +24,10 @@ class LinearHeads(nn.Module):
         self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))  # [T, O, width]
         self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))  # [T, O]
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Outputs [T, N, O] from features [N, …] that all T tasks share."""
+    def forward(self, features: Tensor, apart: bool = False) -> Tensor:
+        """Outputs [T, N, O] from features [N, …] that all T tasks share, or, ``apart``, from features [T, N, …] of each."""
+        if apart:
+            return torch.baddbmm(self.bias[:, None], features.flatten(2), self.weight.transpose(1, 2))
         tasks, outputs, _ = self.weight.shape
         flat = nn.functional.linear(features.flatten(1), self.weight.flatten(0, 1), self.bias.flatten())
         return flat.view(-1, tasks, outputs).transpose(0, 1)

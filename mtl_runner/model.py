@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mtl_runner.batch import Fields
 from mtl_runner.imbalance.base import Criterion
-from mtl_runner.sharing.base import Sharing
+from mtl_runner.sharing.base import Boundary, Sharing
 from mtl_runner.tasks.base import Task
 from mtl_runner.tasks.group import TaskGroup
 
@@ -56,6 +56,25 @@ class MultiTaskModel(nn.Module):
         return {
             key: self.task_groups[key](self.sharing.branch(self.task_groups[key].names[0], boundary, inputs)) for key in chosen
         }
+
+    def outputs_apart(
+        self, inputs: Mapping[str, Fields], groups: Iterable[str]
+    ) -> tuple[dict[str, Tensor], Boundary, list[Boundary]]:
+        """Outputs as above, the boundary, and the copy of it that each group reads: leaves [T, …], a slice for each task.
+
+        The outputs' gradients reach the copies and not the trunk. Tasks that run as one read the boundary as it is, so their
+        copies may have the further dimension; a group of one task gets its own without it.
+        """
+        boundary = self.sharing.trunk(inputs)
+        outputs, copies = {}, []
+        for key in groups:
+            group = self.task_groups[key]
+            own = tuple(value.detach().expand(len(group.names), *value.shape).requires_grad_() for value in boundary)
+            apart = len(group.names) > 1
+            features = self.sharing.branch(group.names[0], own if apart else tuple(copy[0] for copy in own), inputs)
+            outputs[key] = group(features, apart)
+            copies.append(own)
+        return outputs, boundary, copies
 
     def forward(self, inputs: Mapping[str, Fields]) -> dict[str, Tensor]:
         """Outputs [N, …] of each task: logits, or standardised values."""

@@ -164,6 +164,8 @@ def _finish(folder: RunFolder, parts: Parts) -> float:
     folder.write_json(
         "confusion.json", {name: {"classes": list(data.targets[name].classes), "matrix": m} for name, m in matrices.items()}
     )
+    if (gradients := training.gradients()) is not None:
+        folder.write_json("gradients.json", gradients)
     figures.draw(folder.path)
     _say_undefined(report.undefined(), data, "test")
     print_results(report.metrics, means, tasks, "test")

@@ -4,10 +4,11 @@ A network initialised as ``("init", "digit")`` gets the same weights whether its
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor, nn
 
 
 def derive(seed: int, *names: object) -> int:
@@ -27,3 +28,55 @@ def seeded(seed: int, *names: object) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, *names))  # torch.manual_seed would move every device's
         yield
+
+
+class Draws(nn.Module):
+    """Draws from a generator of its own, which takes its seed from torch's when it is made.
+
+    Its place in the sequence is part of the state dict.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seed = int(torch.randint(2**62, ()))
+        self._state: Tensor | None = None
+        self._generator: torch.Generator | None = None
+
+    def generator(self, device: torch.device) -> torch.Generator:
+        """The generator; made on first use, when the device is known."""
+        if self._generator is None or self._generator.device != device:
+            self._generator = torch.Generator(device).manual_seed(self._seed)
+            if self._state is not None and len(self._state) == len(self._generator.get_state()):
+                self._generator.set_state(self._state)  # that of another kind of device says nothing here
+            self._state = None
+        return self._generator
+
+    def get_extra_state(self) -> Tensor:
+        if self._generator is not None:
+            return self._generator.get_state()
+        return torch.empty(0, dtype=torch.uint8) if self._state is None else self._state
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self._generator = None
+        self._state = state.cpu() if len(state) else None
+
+
+def states(module: nn.Module) -> list[Tensor]:
+    """Where the generators inside a module are."""
+    return [each.get_extra_state() for each in module.modules() if isinstance(each, Draws)]
+
+
+@contextmanager
+def repeated(module: nn.Module, before: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, the module draws again what it drew from ``before`` on; outside, generators and buffers are as they were."""
+    drawing = [each for each in module.modules() if isinstance(each, Draws)]
+    now, buffers = states(module), [(buffer, buffer.clone()) for buffer in module.buffers()]
+    for each, state in zip(drawing, before, strict=True):
+        each.set_extra_state(state)
+    try:
+        yield
+    finally:
+        for each, state in zip(drawing, now, strict=True):
+            each.set_extra_state(state)
+        for buffer, value in buffers:
+            buffer.copy_(value)

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import ceil
@@ -14,9 +14,11 @@ from torch import Tensor
 from mtl_runner.batch import Batch, Split
 from mtl_runner.errors import UserError
 from mtl_runner.evaluate import Report, evaluate, score
+from mtl_runner.gradient_statistics import GradientStatistics, gramian
 from mtl_runner.learner import Learner
 from mtl_runner.loader import IndexLoader, TrainingRows
 from mtl_runner.model import MultiTaskModel
+from mtl_runner.seeding import repeated, states
 from mtl_runner.tasks.group import masked, pack
 from mtl_runner.weighting.base import Objectives, Weighting
 
@@ -28,6 +30,17 @@ class Step:
     losses: Tensor
     active: Tensor
     weights: Tensor
+    gramian: Tensor | None
+    """[T, T]: inner products of the tasks' gradients, where they were computed."""
+
+    @classmethod
+    def of(cls, draws: Sequence[Objectives], weights: Tensor, gramian: Tensor | None) -> "Step":
+        """Losses are the mean over the draws in which a task has labels."""
+        if len(draws) == 1:
+            return cls(draws[0].losses, draws[0].active, weights, gramian)
+        active = torch.stack([draw.active for draw in draws])
+        losses = torch.stack([draw.losses for draw in draws]).where(active, 0).sum(0) / active.sum(0).clamp_min(1)
+        return cls(losses, active.any(0), weights, gramian)
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,7 @@ class Plan:
     precision: str
     eval_batch_size: int
     max_skipped: int
+    log_gradients_every: int | None
 
 
 @dataclass
@@ -87,32 +101,59 @@ class Trainer:
         self.plan = plan
         self.progress = Progress()
         self.shared = [parameter for parameter in model.sharing.shared() if parameter.requires_grad]
+        known = {id(parameter) for parameter in self.shared}
+        self.private = [parameter for parameter in learner.network.parameters() if id(parameter) not in known]
         self.rows = rows
         self.validation = pack(validation, self.groups)
         self._prepared = None if rows.acting else masked(pack(rows.split, self.groups))
         self._at_best: Report | None = None
+        self.statistics = GradientStatistics(self.names, getattr(weighting, "gradients", "parameters"))
+        self._masks: list[Tensor] = []
         self._before_cut: dict[str, Any] | None = None
 
     # ---- one step -------------------------------------------------------------------------------------------------
 
     def train_step(self, batch: Batch) -> Step:
         self.learner.zero_grad()
-        objectives = self.objectives(batch)
-        weights = self.weighting.backward(objectives)
+        draws = [self.objectives(part) for part in batch.chunk(self.weighting.draws)]
+        sampled = self.sampled_gramian(draws[0])
+        weights = self.weighting.backward(*draws)
         if (penalty := self.penalty()) is not None:
             penalty.backward()
-        if self.finite(objectives):
+        step = Step.of(draws, weights, self.weighting.gramian if sampled is None else sampled)
+        if self.finite(step):
             self.learner.step()
-        return Step(objectives.losses, objectives.active, weights)
+            self.weighting.after_step(lambda: self.losses_again(batch))
+        return step
 
     def objectives(self, batch: Batch) -> Objectives:
         """Forward pass and losses."""
+        boundary: Sequence[Tensor] = ()
+        copies: Sequence[Sequence[Tensor]] = ()
+        if self.weighting.needs == "trajectory":
+            self._masks = states(self.model)
         with self.precision():
-            outputs = self.model.outputs(batch.inputs, self.groups)
+            if self.weighting.apart:
+                outputs, boundary, copies = self.model.outputs_apart(batch.inputs, self.groups)
+            else:
+                outputs = self.model.outputs(batch.inputs, self.groups)
         pairs = [
             group.losses(outputs[key].float(), batch.targets[key], batch.weights.get(key)) for key, group in self.groups.items()
         ]
-        return Objectives([loss for loss, _ in pairs], torch.cat([active for _, active in pairs]), self.shared)
+        parts, active = zip(*pairs, strict=True)
+        return Objectives(parts, torch.cat(active), self.shared, self.private, boundary, copies)
+
+    def losses_again(self, batch: Batch) -> Tensor:
+        """The losses [T] of a batch with the parameters as they are now, and the masks that the last forward pass drew."""
+        with torch.no_grad(), repeated(self.model, self._masks):
+            return self.objectives(batch).losses
+
+    def sampled_gramian(self, objectives: Objectives) -> Tensor | None:
+        """That of the steps to be looked at, of which the first is one, where the weighting computes none of its own."""
+        every = self.plan.log_gradients_every
+        if every is None or self.weighting.needs in ("gramian", "jacobian") or not self.shared or self.progress.step % every:
+            return None
+        return gramian(objectives)
 
     def penalty(self) -> Tensor | None:
         """What sharing mode and L1 add to the objective."""
@@ -127,9 +168,9 @@ class Trainer:
             return torch.autocast(self.loader.device.type, torch.bfloat16)
         return contextlib.nullcontext()
 
-    def finite(self, objectives: Objectives) -> bool:
-        """Whether the step can be taken; one with a loss that is not finite is skipped and counted."""
-        finite = objectives.losses.isfinite()
+    def finite(self, step: Step) -> bool:
+        """Whether the step can be taken; one with a loss or a weight that is not finite is skipped and counted."""
+        finite = (step.losses + step.weights).isfinite()
         if bool(finite.all()):
             self.progress.skipped_in_a_row = 0
             return True
@@ -138,7 +179,8 @@ class Trainer:
         if self.progress.skipped_in_a_row > self.plan.max_skipped:
             broken = [name for name, fine in zip(self.names, finite.tolist(), strict=True) if not fine]
             raise UserError(
-                f"training diverged: no finite loss of {', '.join(broken)} in {self.progress.skipped_in_a_row} steps in a row "
+                f"training diverged: no finite loss or gradient of {', '.join(broken)} "
+                f"in {self.progress.skipped_in_a_row} steps in a row "
                 f"(trainer.max_skipped={self.plan.max_skipped}); try a lower optimizer.lr or trainer.clip_norm=1.0"
             )
         return False
@@ -154,7 +196,7 @@ class Trainer:
         return done < budget and not self.learner.stopping.done
 
     def epoch(self, each_step: Callable[[], None] = lambda: None) -> dict[str, float]:
-        """One pass over the training part; returns ``train/<task>/loss``, ``weight/<task>`` …"""
+        """One pass over the training part; returns ``train/<task>/loss``, ``weight/<task>``, ``gradient/<task>/norm`` …"""
         split = self.training_part()
         if self.plan.steps is not None and self.plan.steps - self.progress.step < self.loader.batches(split):
             self._before_cut = copy.deepcopy(self._state() | {"weights": self.learner.weights()})
@@ -166,12 +208,15 @@ class Trainer:
             self.progress.step += 1
             counted = step.active & step.losses.isfinite() & step.weights.isfinite()
             sums += torch.stack([torch.where(counted, step.losses, 0), counted, torch.where(counted, step.weights, 0)])
+            self.statistics.add(step.gramian, step.active)
             each_step()
             if self.progress.step == self.plan.steps:
                 break
+        self.weighting.after_epoch(sums[0] / sums[1])
         losses, counts, weights = sums.tolist()
         metrics = {f"train/{name}/loss": loss / n for name, loss, n in zip(self.names, losses, counts, strict=True) if n}
-        return metrics | {f"weight/{name}": weight / n for name, weight, n in zip(self.names, weights, counts, strict=True) if n}
+        metrics |= {f"weight/{name}": weight / n for name, weight, n in zip(self.names, weights, counts, strict=True) if n}
+        return metrics | self.statistics.end_epoch()
 
     def validate(self) -> Report:
         """Validation metrics of the network's tasks; after it has stopped, those of its best weights."""
@@ -222,6 +267,7 @@ class Trainer:
         self._before_cut = None if again else cut
         self.learner.load_state_dict(chosen["learner"])
         self.weighting.load_state_dict(chosen["weighting"])
+        self.statistics.load_state_dict(chosen.get("gradients"))  # the first checkpoints had none
         self.progress = Progress(**chosen["progress"])
         if again:
             self.learner.load_weights(chosen["weights"])
@@ -230,6 +276,7 @@ class Trainer:
         return {
             "learner": self.learner.state_dict(),
             "weighting": self.weighting.state_dict(),
+            "gradients": self.statistics.state_dict(),
             "progress": vars(self.progress) | {},
         }
 

@@ -22,7 +22,8 @@ class Epoch:
     undefined: Sequence[str]
     """``task (metrics)`` without a value on the validation part."""
     metrics: Mapping[str, float]
-    """Flat: ``train/<task>/loss``, ``validation/<task>/<metric>``, ``validation/average``, ``weight/<task>``, ``lr`` …"""
+    """Flat: ``train/<task>/loss``, ``validation/<task>/<metric>``, ``validation/average``, ``weight/<task>``,
+    ``gradient/<task>/cosine``, ``lr`` …"""
 
 
 class Training:
@@ -90,6 +91,10 @@ class Training:
         """The validation average: of the main tasks, or of all where none is."""
         tasks = self.model.tasks
         return score(self.validate().metrics, [task for task in tasks if task.main] or tasks)
+
+    def gradients(self) -> dict[str, Any] | None:
+        """Norms, cosines and conflicts of the tasks' gradients, of the one network in which tasks share anything."""
+        return next((said for trainer in self.trainers if (said := trainer.statistics.summary())), None)
 
     def steps_per_epoch(self) -> int:
         return sum(trainer.loader.batches(trainer.training_part()) for trainer in self.trainers)

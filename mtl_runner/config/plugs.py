@@ -94,8 +94,7 @@ def parameters(cls: type, group: str) -> dict[str, inspect.Parameter]:
 
     torch's optimizers and schedulers take one object from the program, and everything else from the configuration.
     """
-    every = inspect.signature(cls).parameters.values()
-    named = [each for each in every if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
+    named = [each for each in _signature(cls) if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
     if below(cls.__module__, ["torch"]):
         named = named[1:]
     elif GROUPS[group].given:
@@ -115,11 +114,32 @@ def _key_problems(cls: type, values: Mapping[str, Any], key: str, group: str) ->
     return lines + [f"{key}.{name}: is missing; give {key}.{name}=…" for name in missing]
 
 
+def _signature(cls: type) -> list[inspect.Parameter]:
+    """The parameters of the constructor, those that ``**options`` stands for included: the base class's, where it is this
+    program's or a user's."""
+    own = list(inspect.signature(cls).parameters.values())
+    known = {each.name for each in own}
+    if below(cls.__module__, ["torch"]) or not any(each.kind is each.VAR_KEYWORD for each in own):
+        return own
+    return own + [each for each in _signature(_constructed_by(cls)) if each.name not in known]
+
+
 def _annotations(cls: type) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
+        hints = typing.get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
     except NameError:  # names that only a type checker sees, as in some of torch's classes
         return {}
+    if below(cls.__module__, ["torch"]) or not any(
+        each.kind is each.VAR_KEYWORD for each in inspect.signature(cls).parameters.values()
+    ):
+        return hints
+    return _annotations(_constructed_by(cls)) | hints
+
+
+def _constructed_by(cls: type) -> type:
+    """The next class to which the constructor of ``cls`` hands its ``**options``."""
+    owner = next(index for index, each in enumerate(cls.__mro__) if "__init__" in vars(each))
+    return next(each for each in cls.__mro__[owner + 1 :] if "__init__" in vars(each))
 
 
 def _targets(value: Any, place: str = "") -> list[str]:

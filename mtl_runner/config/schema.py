@@ -52,6 +52,8 @@ class TrainerConfig:
     progress: bool = True
     max_skipped: Annotated[int, Ge(0)] = 10
     """A step whose loss is not finite is skipped; more than this many in a row end the run."""
+    log_gradients_every: Count | None = None
+    """Where the weighting looks at losses alone: how often the tasks' gradients are computed for the statistics; null: never."""
 
 
 @dataclass(frozen=True)

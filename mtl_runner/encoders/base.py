@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_runner.batch import Fields, StreamSpec
+from mtl_runner.seeding import Draws
 
 
 @dataclass(frozen=True)
@@ -65,44 +66,22 @@ class EncoderFactory(Protocol):
 StreamSpecs = Mapping[str, StreamSpec]
 
 
-class Dropout(nn.Module):
+class Dropout(Draws):
     """Sets entries to zero with probability ``p`` and scales the others by 1 / (1 - p), in training only.
 
-    It draws from a generator of its own, seeded when it is made: the masks of one network do not depend on which
-    other networks run beside it, and its place in the sequence is part of the state dict, so that a resumed run
-    goes on with the mask that an uninterrupted one would have drawn.
+    The masks of one network do not depend on which other networks run beside it, and a resumed run goes on with the mask
+    that an uninterrupted one would have drawn.
     """
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-        self._seed = int(torch.randint(2**62, ()))
-        self._state: Tensor | None = None
-        self._generator: torch.Generator | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
         keep = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator(x.device))
         return x * keep / (1 - self.p)
-
-    def generator(self, device: torch.device) -> torch.Generator:
-        """The generator of its masks; made on first use, when the device is known."""
-        if self._generator is None or self._generator.device != device:
-            self._generator = torch.Generator(device).manual_seed(self._seed)
-            if self._state is not None and len(self._state) == len(self._generator.get_state()):
-                self._generator.set_state(self._state)  # that of another kind of device says nothing here
-            self._state = None
-        return self._generator
-
-    def get_extra_state(self) -> Tensor:
-        if self._generator is not None:
-            return self._generator.get_state()
-        return torch.empty(0, dtype=torch.uint8) if self._state is None else self._state
-
-    def set_extra_state(self, state: Tensor) -> None:
-        self._generator = None
-        self._state = state.cpu() if len(state) else None
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

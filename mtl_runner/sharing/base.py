@@ -23,6 +23,8 @@ class Sharing(nn.Module, ABC):
         streams: the input stream of each task, in the order of the tasks.
     """
 
+    has_shared: ClassVar[bool] = True
+    """Whether tasks have parameters in common at all; where not, there is nothing that gradients could conflict over."""
     independent: ClassVar[bool] = False
     """Whether nothing couples the tasks: each then trains, stops and keeps its best weights on its own."""
     features: FeatureSpec
@@ -39,7 +41,8 @@ class Sharing(nn.Module, ABC):
     def branch(self, task: str, boundary: Boundary, inputs: Mapping[str, Fields]) -> Tensor:
         """The task's own way from the boundary to its features [N, …].
 
-        It also sees the inputs, for modes in which a task has an encoder of its own.
+        It also sees the inputs, for modes in which a task has an encoder of its own. For tasks that run ``together`` it only
+        selects from the boundary.
         """
 
     @abstractmethod

@@ -16,6 +16,8 @@ class Separate(Sharing):
     Nothing is computed together, so the trunk is empty. Base of the modes in which every task has an encoder of its own.
     """
 
+    has_shared = False
+
     def __init__(self, encoder: EncoderFactory, streams: Mapping[str, str]) -> None:
         super().__init__(encoder, streams)
         self.networks = nn.ModuleList(encoder([stream], task) for task, stream in streams.items())

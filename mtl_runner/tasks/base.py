@@ -53,7 +53,7 @@ class Task(ABC):
         """O, the numbers per example that its head gives."""
 
     def head(self, features: FeatureSpec, names: Sequence[str], seed: int) -> nn.Module:
-        """A module from features [N, …] to raw outputs [T, N, O] for the T tasks ``names``."""
+        """A module (features, apart) to raw outputs [T, N, O] for the T tasks ``names``; see ``LinearHeads``."""
         return LinearHeads(prod(features.shape), self.width, names, seed)
 
     def outputs(self, raw: Tensor) -> Tensor:

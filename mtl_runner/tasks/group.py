@@ -31,9 +31,9 @@ class TaskGroup(nn.Module):
         self.head = self.kind.head(features, self.names, seed)
         self.criterion = criterion
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Outputs [T, N, …] from features [N, …]."""
-        return self.kind.outputs(self.head(features))
+    def forward(self, features: Tensor, apart: bool = False) -> Tensor:
+        """Outputs [T, N, …] from features [N, …], or, where the tasks are to be ``apart``, from [T, N, …]."""
+        return self.kind.outputs(self.head(features, apart))
 
     def losses(self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Loss of each task and whether any label counted, both [T].

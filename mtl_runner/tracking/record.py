@@ -123,7 +123,8 @@ class Record:
 
     def artifacts(self) -> list[tuple[Path, str | None]]:
         """Each file to keep and its folder in MLflow, the largest last; no link that leads out of the run folder."""
-        files = [self.folder / name for name in ("config.yaml", "status.json", "data.json", "test_metrics.json", "metrics.jsonl")]
+        names = ("config.yaml", "status.json", "data.json", "test_metrics.json", "gradients.json", "metrics.jsonl")
+        files = [self.folder / name for name in names]
         files += sorted((self.folder / "figures").glob("*.png"))
         files += sorted(path for path in (self.folder / "model").rglob("*") if path.is_file())
         files += [self.folder / "checkpoints" / "best.pt"]

@@ -1,11 +1,12 @@
 """Weights from the current losses, 1 / L^alpha."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from mtl_runner.weighting.base import DirectWeighting
+from mtl_runner.weighting.base import DirectWeighting, Options
 
 
 class Dynamic(DirectWeighting):
@@ -16,15 +17,17 @@ class Dynamic(DirectWeighting):
     loss (as in geometric loss weighting); α < 0 favours the tasks with large losses. A loss of 0 counts as the
     smallest normal number.
 
-    One backward pass; no memory.
+    ``scale: paper`` takes these weights; ``comparable`` divides them by T where tasks share parameters. One backward pass; no
+    memory.
 
     Args:
         tasks: names of the tasks.
         alpha: α.
+        options: those of every weighting.
     """
 
-    def __init__(self, tasks: Sequence[str], *, alpha: float = 1.0) -> None:
-        super().__init__(tasks)
+    def __init__(self, tasks: Sequence[str], *, alpha: float = 1.0, **options: Unpack[Options]) -> None:
+        super().__init__(tasks, **options)
         self.alpha = alpha
 
     def weights(self, losses: Tensor, active: Tensor) -> Tensor:

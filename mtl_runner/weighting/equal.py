@@ -6,8 +6,9 @@ from mtl_runner.weighting.base import DirectWeighting
 
 
 class Equal(DirectWeighting):
-    """Σ_t L_t, the sum over tasks; on the project's scale the shared part takes its T-th part.
+    """Σ_t L_t, the sum over the tasks with labels in the batch.
 
+    ``scale: paper`` is this sum; ``comparable`` divides it by T, the number of tasks, where tasks share parameters.
     One backward pass; no memory.
     """
 

@@ -1,11 +1,12 @@
 """Homoscedastic uncertainty weighting (UW)."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
-from mtl_runner.weighting.base import LossWeighting
+from mtl_runner.weighting.base import LossWeighting, Options
 
 
 class Uncertainty(LossWeighting):
@@ -16,15 +17,23 @@ class Uncertainty(LossWeighting):
     drops the 2 for classification, which only moves the starting point of s_t. The weights exp(-s_t) are not
     normalised: at the optimum of s_t a weight is 1 / L_t.
 
-    One backward pass; T numbers, trained by the model's optimizer without weight decay.
+    ``scale: paper`` is the objective as it stands here, not the halved one; ``comparable`` divides it by T, so that the
+    gradients of s_t are divided too, where tasks share parameters. One backward pass; T numbers, trained by the model's
+    optimizer without weight decay.
 
     Args:
         tasks: names of the tasks.
+        options: those of every weighting.
     """
 
-    def __init__(self, tasks: Sequence[str]) -> None:
-        super().__init__(tasks)
+    def __init__(self, tasks: Sequence[str], **options: Unpack[Options]) -> None:
+        super().__init__(tasks, **options)
         self.log_variance = nn.Parameter(torch.zeros(len(tasks)))
 
     def combine(self, losses: Tensor, active: Tensor) -> Tensor:
         return ((torch.exp(-self.log_variance) * losses + self.log_variance) * active).sum(-1)
+
+    def differentiate(self, losses: Tensor, active: Tensor) -> tuple[Tensor, Sequence[tuple[nn.Parameter, Tensor]]]:
+        """The derivatives of ``combine`` by hand: for so few numbers autograd takes several times as long."""
+        weights = torch.exp(-self.log_variance.detach()) * active
+        return weights, [(self.log_variance, active.to(weights.dtype) - weights * losses)]

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from handmade import options
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from mtl_runner.config import GROUPS, check
+from mtl_runner.build import check_combination
+from mtl_runner.config import GROUPS, check, config_dir, plug
 from mtl_runner.config.schema import plain
 from mtl_runner.errors import UserError
 
@@ -25,6 +26,15 @@ REFUSED = {
 """Reviewed: why an option cannot run with its defaults, and words of the message that says so."""
 
 SLOW = {"tracker=mlflow"}
+NOTHING_SHARED = {"soft"}
+"""Modes whose tasks have no parameter in common, though they train together."""
+
+
+def looks_at_gradients(option: str) -> bool:
+    node = plain(OmegaConf.load(config_dir() / "weighting" / f"{option}.yaml"))
+    return plug(node, "weighting").func.needs in ("gramian", "jacobian")  # type: ignore[attr-defined]
+
+
 EVERY = [f"{group}={option}" for group in (*GROUPS, "trainer") for option in options(group)]
 RUNNING = [
     pytest.param(option, marks=pytest.mark.slow) if option in SLOW else option for option in EVERY if option not in REFUSED
@@ -67,8 +77,26 @@ def test_a_refusal_is_a_message(option: str, make_config: Callable[..., DictConf
 
 
 @pytest.mark.parametrize(("sharing", "weighting"), [*product(options("sharing"), options("weighting"))])
-def test_every_sharing_runs_with_every_weighting(sharing: str, weighting: str, train: Callable[..., Path]) -> None:
-    finished(train(f"sharing={sharing}", f"weighting={weighting}", "trainer.epochs=1"))
+def test_every_sharing_runs_with_every_weighting(
+    sharing: str, weighting: str, make_config: Callable[..., DictConfig], train: Callable[..., Path]
+) -> None:
+    """But for those that compare gradients of what is shared, where nothing is: that is said before any data are read."""
+    chosen = [f"sharing={sharing}", f"weighting={weighting}"]
+    if sharing in NOTHING_SHARED and looks_at_gradients(weighting):
+        with pytest.raises(
+            UserError, match=f"weighting={weighting} compares .* sharing={sharing} has none; sharing=hard has them"
+        ):
+            check_combination(make_config(*chosen))
+    else:
+        check_combination(make_config(*chosen))
+        finished(train(*chosen, "trainer.epochs=1"))
+
+
+@pytest.mark.parametrize("weighting", [each for each in options("weighting") if looks_at_gradients(each)])
+def test_without_any_shared_parameter_weightings_of_gradients_say_so(weighting: str, train: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match=f"weighting={weighting} compares .* here none is shared and trained"):
+        train(f"weighting={weighting}", "sharing.shared_stages=0")
+    finished(train(f"weighting={weighting}", "dataset.only=[digit]", "trainer.epochs=1"))  # a task alone conflicts with nobody
 
 
 @pytest.mark.parametrize(("sharing", "imbalance"), [*product(options("sharing"), options("imbalance"))])

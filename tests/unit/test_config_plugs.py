@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from mtl_runner.encoders.mlp import MLP
 from mtl_runner.errors import UserError
 from mtl_runner.sharing.hard import Hard
 from mtl_runner.sharing.soft import Soft
+from mtl_runner.weighting.pcgrad import PCGrad
 
 HARD = {"_target_": "mtl_runner.sharing.hard.Hard", "shared_stages": 1.0}
 ADAM = {"_target_": "torch.optim.Adam", "lr": 1e-3, "betas": [0.9, 0.999]}
@@ -33,6 +35,35 @@ def test_what_the_program_passes_is_no_key() -> None:
     assert "streams" not in parameters(MLP, "encoder") and "hidden" in parameters(MLP, "encoder")
     assert "params" not in parameters(torch.optim.SGD, "optimizer") and "momentum" in parameters(torch.optim.SGD, "optimizer")
     assert set(parameters(Soft, "sharing")) == {"strength", "norm", "to"}
+
+
+PCGRAD = {"_target_": "mtl_runner.weighting.pcgrad.PCGrad"}
+
+
+def test_options_that_a_constructor_hands_on_are_keys_with_the_bases_types_and_defaults() -> None:
+    known = parameters(PCGrad, "weighting")
+    assert {name: known[name].default for name in known} == {
+        "every": 1, "gradients": "parameters", "normalize": "none", "heads": "own", "scale": "comparable",
+    }  # fmt: skip
+    assert group_problems({**PCGRAD, "every": 3, "normalize": "loss+"}, "weighting") == []
+    assert plug({**PCGRAD, "every": 3}, "weighting")(["a", "b"]).every == 3
+    for wrong, words in (
+        ({"every": 0}, "weighting.every=0"),
+        ({"normalize": "l3"}, "weighting.normalize=l3"),
+        ({"evry": 1}, "did you mean 'every'"),
+        ({"options": {}}, "weighting.options: PCGrad has no such key"),
+    ):
+        (line,) = group_problems({**PCGRAD, **wrong}, "weighting")
+        assert words in line
+
+
+def test_an_overridden_key_has_the_defaults_of_the_subclass() -> None:
+    class Once(PCGrad):
+        def __init__(self, tasks: list[str], *, every: Literal[1, 2] = 2, **options: Any) -> None:
+            super().__init__(tasks, every=every, **options)
+
+    known = parameters(Once, "weighting")
+    assert known["every"].default == 2 and list(known).count("every") == 1 and "scale" in known
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Learning curves and confusion matrices show the numbers of the files, and nothing runs out of the picture."""
+"""Learning curves, confusion matrices and heat maps show the numbers of the files, and nothing runs out of the picture."""
 
 import json
 import subprocess
@@ -91,6 +91,50 @@ def test_confusion_matrix_shows_shares_and_counts(count: int) -> None:
     assert inside(figure)
 
 
+def gradients(count: int, names: list[str] | None = None) -> dict[str, Any]:
+    rng = np.random.default_rng(count)
+    cosine, conflicts = np.tril(rng.uniform(-1, 1, (count, count)), -1), np.tril(rng.random((count, count)), -1)
+    pairs = [
+        [[None if i == j else float((m + m.T)[i, j]) for j in range(count)] for i in range(count)] for m in (cosine, conflicts)
+    ]
+    tasks = names or [f"{NAMES[i % len(NAMES)]} {i}" for i in range(count)]
+    return {"tasks": tasks, "of": "parameters", "steps": 1234, "norm": [1.0] * count, "cosine": pairs[0], "conflicts": pairs[1]}
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 15, 16, 40, 139, 170])
+def test_heat_map_shows_each_pair_once(count: int) -> None:
+    data = gradients(count)
+    data["cosine"][1][0] = data["cosine"][0][1] = data["conflicts"][1][0] = None  # never in a step together
+    figure = figures.gradient_cosines(data)
+    axes, bar = figure.axes
+    shown, unknown = (np.ma.filled(image.get_array().astype(float), np.nan) for image in axes.images)  # type: ignore[union-attr]
+    expected = np.array(data["cosine"], dtype=float)[1:, :-1]
+    np.testing.assert_array_equal(np.tril(shown), np.tril(expected))
+    assert np.isnan(shown[np.triu_indices(count - 1, 1)]).all() and np.argwhere(np.isfinite(unknown)).tolist() == [[0, 0]]
+    assert axes.images[0].get_clim() == (-1, 1) and bar.get_ylim() == (-1, 1)
+    assert axes.images[0].to_rgba(np.zeros(1))[0, :3] == pytest.approx([1, 1, 1], abs=0.05)
+    pairs = [(i, j) for i in range(count) for j in range(i) if (i, j) != (1, 0)] if count <= 15 else []
+    printed = [text.get_text().replace("\N{MINUS SIGN}", "-") for text in axes.texts]
+    assert printed == [text for i, j in pairs for text in (f"{data['cosine'][i][j]:z.2f}", f"{data['conflicts'][i][j]:.0%}")]
+    ticks = [[label.get_text() for label in labels] for labels in (axes.get_xticklabels(), axes.get_yticklabels())]
+    assert all(len(set(labels)) > 1 for labels in ticks) == (2 < count <= 160) and len(ticks[1]) == count - 1
+    assert inside(figure)
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["M" * 40, "b"], ["a", "M" * 40], ["x" * 300, "$" * 20]])
+def test_no_name_runs_out_of_the_heat_map(names: list[str]) -> None:
+    figure = figures.gradient_cosines(gradients(2, names) | {"steps": 123_456_789})
+    assert inside(figure)
+    width = figure.canvas.get_width_height()[0]
+    assert all(text.get_window_extent().x1 <= width for text in figure.texts)
+
+
+def test_a_cosine_of_almost_nothing_has_no_sign() -> None:
+    data = gradients(2)
+    data["cosine"] = [[None, -0.001], [-0.001, None]]
+    assert figures.gradient_cosines(data).axes[0].texts[0].get_text() == "0.00"
+
+
 def test_draw_writes_what_there_is_data_for(tmp_path: Path) -> None:
     figures.draw(tmp_path)
     assert list((tmp_path / "figures").iterdir()) == []
@@ -101,9 +145,11 @@ def test_draw_writes_what_there_is_data_for(tmp_path: Path) -> None:
     }
     empty = {"unlabelled": {"classes": ["0", "1"], "matrix": [[0, 0], [0, 0]]}}
     (tmp_path / "confusion.json").write_text(json.dumps(matrices | empty))
+    (tmp_path / "gradients.json").write_text(json.dumps(gradients(3)))
     figures.draw(tmp_path)
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert names == {"learning_curves.png", "confusion_a.png", f"confusion_{figures.file_name('x/y')}.png"}
+    confusions = {"confusion_a.png", f"confusion_{figures.file_name('x/y')}.png"}
+    assert names == {"learning_curves.png", "gradient_cosines.png"} | confusions
     assert imread(tmp_path / "figures" / "learning_curves.png").std() > 0.01
 
 
@@ -113,6 +159,7 @@ def test_file_names_stay_apart() -> None:
 
 def test_no_global_state_of_pyplot(tmp_path: Path) -> None:
     (tmp_path / "confusion.json").write_text(json.dumps({"a": {"classes": ["0", "1"], "matrix": [[1, 0], [0, 1]]}}))
+    (tmp_path / "gradients.json").write_text(json.dumps(gradients(3)))
     script = (
         "import sys; from pathlib import Path; import mtl_runner.figures as f; assert 'matplotlib' not in sys.modules;"
         "f.draw(Path(sys.argv[1])); assert 'matplotlib.pyplot' not in sys.modules"

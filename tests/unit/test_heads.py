@@ -37,3 +37,14 @@ def test_a_head_starts_from_its_name_and_the_seed_alone() -> None:
     assert torch.equal(together.weight[1], alone.weight[0]) and torch.equal(together.bias[1], alone.bias[0])
     assert not torch.equal(alone.weight, other.weight)
     assert not torch.equal(together.weight[0], together.weight[1])
+
+
+def test_heads_on_features_of_their_own_equal_those_on_shared_ones() -> None:
+    heads = LinearHeads(12, 4, NAMES, seed=3)
+    features = torch.randn(7, 3, 4, generator=torch.Generator().manual_seed(0))
+    each = torch.stack([features, 2 * features, features - 1])
+    together = heads(each, apart=True)
+    assert together.shape == (3, 7, 4)
+    for t in range(3):
+        torch.testing.assert_close(together[t], heads(each[t])[t])
+    torch.testing.assert_close(heads(features.expand(3, 7, 3, 4), apart=True), heads(features))

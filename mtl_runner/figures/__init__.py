@@ -1,0 +1,43 @@
+"""Pictures of a run, from the plain files of its folder."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mtl_runner.figures.confusion import confusion_matrix
+from mtl_runner.figures.cosines import gradient_cosines
+from mtl_runner.figures.curves import learning_curves
+from mtl_runner.figures.style import file_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["confusion_matrix", "draw", "file_name", "gradient_cosines", "learning_curves"]
+
+
+def draw(folder: Path) -> None:
+    """Draws what the folder has data for, in ``figures/``.
+
+    ``learning_curves.png`` · ``confusion_<task>.png`` · ``gradient_cosines.png``.
+    """
+    target = folder / "figures"
+    target.mkdir(exist_ok=True)
+    lines = [json.loads(text) for text in _text(folder / "metrics.jsonl").splitlines()]
+    if lines:
+        _save(learning_curves(lines, json.loads(_text(folder / "test_metrics.json") or "{}")), target / "learning_curves.png")
+    for task, confusion in json.loads(_text(folder / "confusion.json") or "{}").items():
+        if any(map(any, confusion["matrix"])):
+            _save(confusion_matrix(task, confusion["classes"], confusion["matrix"]), target / f"confusion_{file_name(task)}.png")
+    if (gradients := json.loads(_text(folder / "gradients.json") or "{}")) and len(gradients["tasks"]) > 1:
+        _save(gradient_cosines(gradients), target / "gradient_cosines.png")
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a class name in a script that the font lacks
+        figure.savefig(path)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""

@@ -1,0 +1,18 @@
+"""What the pictures have in common."""
+
+import re
+from zlib import crc32
+
+TRAIN, VALIDATION, INK, PALE = "#9aa5b1", "#1f6fb4", "#2f3a45", "#e4e8ec"
+
+
+def shortened(text: str, length: int) -> str:
+    """``text`` as matplotlib shows it, cut to ``length`` characters."""
+    text = text if len(text) <= length else text[: length - 1] + "…"
+    return text.replace("$", r"\$")  # else matplotlib reads a formula
+
+
+def file_name(task: str) -> str:
+    """``task`` as part of a file's name; a changed one gets four hexadecimal digits, so that two names stay two."""
+    kept = re.sub(r"[^\w.\-]", "_", task)[:100]
+    return kept if kept == task else f"{kept}_{crc32(task.encode()) & 0xFFFF:04x}"

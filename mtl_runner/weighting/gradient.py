@@ -1,0 +1,281 @@
+"""Weightings that look at the gradient of each task."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Unpack
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from mtl_runner.weighting.base import Objectives, Options, Weighting, equal_share
+from mtl_runner.weighting.gradients import FeatureGradients, ParameterGradients, TaskGradients
+
+Gradients = Literal["parameters", "features"]
+Heads = Literal["own", "weighted"]
+Normalize = Literal["none", "l2", "loss", "loss+"]
+
+
+class GradientOptions(Options, total=False):
+    """Keys of every gradient-based weighting."""
+
+    gradients: Gradients
+    normalize: Normalize
+    heads: Heads
+
+
+class GramianOptions(GradientOptions, total=False):
+    """Keys of the weightings that look at inner products of gradients."""
+
+    every: int
+
+
+class GradientWeighting(Weighting):
+    """Weightings that look at the tasks' gradients g_t with respect to what they share.
+
+    The boundary between trunk and branches is copied for each task, so that one backward pass through all heads gives every
+    task's gradient there; then comes one pass through the trunk for each task. A task without labels in the batch is left
+    out. So is one whose loss or gradient is not finite: its weight is NaN, and the trainer skips the step.
+
+    Args:
+        tasks: names of the T tasks.
+        scale: comparable or paper.
+        gradients: g_t with respect to the shared parameters, or to the shared features, the trunk's outputs: one pass through
+            the trunk in all, and an approximation.
+        normalize: what the method sees in place of g_t: none (g_t itself), l2 (g_t / ‖g_t‖), loss (g_t / L_t) or loss+
+            (g_t / (L_t ‖g_t‖)); Sener & Koltun 2018.
+        heads: what belongs to one task, its head above all, takes its own gradient (own), or that times the weight (weighted).
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        *,
+        gradients: Gradients = "parameters",
+        normalize: Normalize = "none",
+        heads: Heads = "own",
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(tasks, **options)
+        self.gradients = gradients
+        self.normalize = normalize
+        self.heads = heads
+
+    @property
+    def apart(self) -> bool:
+        return True
+
+    def unit(self, weights: Tensor, active: Tensor) -> Tensor | float:
+        """1 / n: the weights are those of a mean."""
+        return equal_share(active)
+
+    def task_gradients(self, objectives: Objectives) -> TaskGradients:
+        """The tasks' gradients, once the boundary's copies have theirs."""
+        return ParameterGradients(objectives) if self.gradients == "parameters" else FeatureGradients(objectives)
+
+    def coefficients(self, shown: Tensor) -> Tensor:
+        """What the tasks' gradients are multiplied by, from the weights as they are reported."""
+        return shown if self.scale == "paper" else shown / len(self.tasks)
+
+    def normalizer(self, tasks: "Tasks", gramian: Tensor) -> Tensor | None:
+        """What g_t is multiplied by, [T]; a gradient or a loss of zero stays as it is."""
+        if self.normalize == "none":
+            return None
+        divisor = torch.ones_like(tasks.losses) if self.normalize == "l2" else tasks.losses
+        if self.normalize != "loss":
+            divisor = divisor * tasks.only_usable(gramian).diagonal().sqrt()
+        return 1 / divisor.masked_fill(divisor == 0, 1)
+
+    def backward_to_the_boundary(self, draws: Sequence[Objectives]) -> None:
+        """Give the boundary's copies their gradients, and private parameters theirs where these are the tasks' own."""
+        once = self.at_once(draws)
+        for draw in draws:
+            leaves = None if once else [copy for copies in draw.copies for copy in copies]
+            ones = [torch.ones_like(part) for part in draw.parts]
+            torch.autograd.backward(draw.parts, ones, retain_graph=not once, inputs=leaves)
+
+    def backward_to_the_private(self, draws: Sequence[Objectives], gradients: Sequence[TaskGradients], weights: Tensor) -> None:
+        """Give private parameters their tasks' gradients times ``weights`` [T], as a mean over the draws."""
+        shares = weights / len(draws) if len(draws) > 1 else weights
+        own = [each.grad for each in draws[0].private if each.grad is not None]
+        if len(draws) > 1 and own and self.at_once(draws):
+            torch._foreach_div_(own, len(draws))
+        for draw, each in zip(draws, gradients, strict=True):
+            each.write_private(shares)
+            if draw.private and not self.at_once(draws):
+                pieces = shares.split([len(part) for part in draw.parts])
+                torch.autograd.backward(draw.parts, pieces, inputs=list(draw.private))
+
+    def at_once(self, draws: Sequence[Objectives]) -> bool:
+        """Whether private parameters take exactly what reaches them on the way to the boundary."""
+        return self.heads == "own"
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """The tasks of a step."""
+
+    losses: Tensor
+    """[T] in float64, the mean over the draws; 1 where it is not usable."""
+    usable: Tensor
+    """[T]: has labels in every draw, and loss and gradient are finite."""
+    broken: Tensor
+    """[T]: has labels, but loss or gradient are not finite."""
+
+    @classmethod
+    def of(cls, squares: Tensor, draws: Sequence[Objectives]) -> "Tasks":
+        """Those of the draws' forward passes; ``squares`` [T] are the squared norms of the gradients."""
+        losses, active = draws[0].losses, draws[0].active
+        for draw in draws[1:]:
+            losses, active = losses + draw.losses, active & draw.active
+        usable = active & ((losses + squares).abs() < torch.inf)
+        mean = losses / len(draws) if len(draws) > 1 else losses
+        return cls(wide(mean.where(usable, 1)), usable, active > usable)
+
+    def only_usable(self, matrix: Tensor) -> Tensor:
+        """[T, T] in float64 with zeros in the rows and columns of tasks that are not usable."""
+        return wide(matrix.where(self.usable[:, None] & self.usable, 0))
+
+    def reported(self, weights: Tensor) -> Tensor:
+        """NaN in place of the weight of a broken task."""
+        return weights.masked_fill(self.broken, torch.nan)
+
+
+class GramianWeighting(GradientWeighting):
+    """Σ_t w_t g_t with weights that depend on the gradients through their inner products ⟨g_s, g_t⟩ alone.
+
+    Args:
+        tasks: names of the T tasks.
+        every: the weights are computed in one of so many steps and reused in the others, which then cost one backward pass; a
+            task that had no labels when they were computed takes the mean weight.
+        options: those of every gradient-based weighting.
+    """
+
+    needs = "gramian"
+    last: Tensor
+
+    def __init__(self, tasks: Sequence[str], *, every: Annotated[int, Ge(1)] = 1, **options: Unpack[GradientOptions]) -> None:
+        super().__init__(tasks, **options)
+        self.every = every
+        self.steps = 0
+        self.register_buffer("last", torch.ones(len(tasks)))
+
+    @property
+    def apart(self) -> bool:
+        return self.steps % self.every == 0
+
+    @abstractmethod
+    def weights(self, gramian: Tensor, losses: Tensor, active: Tensor) -> Tensor:
+        """The paper's weights, [..., T].
+
+        Args:
+            gramian: [..., T, T] in float64; 0 in the rows and columns of tasks that are not active.
+            losses: [..., T] in float64; 1 for tasks that are not active.
+            active: [..., T] boolean; the others weigh 0, and do not move the weights of the active.
+        """
+
+    def statistic(self, jacobians: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """What the method sees, [T, T], and the gradients that it weighs, [T, P], from the gradients of each draw."""
+        (jacobian,) = jacobians
+        return jacobian @ jacobian.T, jacobian
+
+    def backward(self, objectives: Objectives, *further: Objectives) -> Tensor:
+        compute = self._compute if self.apart else self._reuse
+        self.steps += 1
+        return compute((objectives, *further))
+
+    def _compute(self, draws: Sequence[Objectives]) -> Tensor:
+        self.backward_to_the_boundary(draws)
+        gradients = self.all_gradients(draws)
+        seen, rows = self.statistic([each.matrix for each in gradients])
+        self.gramian = seen if len(draws) == 1 else rows @ rows.T
+        tasks = Tasks.of(self.gramian.diagonal(), draws)
+        seen = tasks.only_usable(seen)
+        if (normalizer := self.normalizer(tasks, self.gramian)) is not None:
+            seen = normalizer[:, None] * seen * normalizer
+        weights = self.weights(seen, tasks.losses, tasks.usable)
+        if self.every > 1:
+            mean = weights.sum() / tasks.usable.sum().clamp_min(1)
+            self.last = weights.where(tasks.usable, mean).float()
+        shown = self.shown(weights, tasks.usable)
+        shares = self.coefficients(shown).to(rows.dtype)
+        self.write(gradients, rows, shares)
+        self.backward_to_the_private(draws, gradients, self._private(shares))
+        return tasks.reported(shown)
+
+    def all_gradients(self, draws: Sequence[Objectives]) -> list[TaskGradients]:
+        """The tasks' gradients on each draw."""
+        return [self.task_gradients(draw) for draw in draws]
+
+    def write(self, gradients: Sequence[TaskGradients], rows: Tensor, weights: Tensor) -> None:
+        """Make the weighted sum of the tasks' gradients that of the shared parameters."""
+        gradients[0].write(weights @ rows)
+
+    def _reuse(self, draws: Sequence[Objectives]) -> Tensor:
+        self.gramian = None
+        active = torch.stack([draw.active for draw in draws]).all(0) if len(draws) > 1 else draws[0].active
+        weights = self.last * active
+        shown = self.shown(weights, active)
+        shares = self.coefficients(shown) / len(draws)
+        for draw in draws:
+            sizes = [len(part) for part in draw.parts]
+            inputs = None
+            if self.heads == "own":
+                own = torch.full_like(shares, 1 / len(draws)).split(sizes)
+                torch.autograd.backward(draw.parts, own, retain_graph=True, inputs=list(draw.private))
+                inputs = list(draw.shared)
+            torch.autograd.backward(draw.parts, shares.split(sizes), inputs=inputs)
+        return shown
+
+    def _private(self, weights: Tensor) -> Tensor:
+        return torch.ones_like(weights) if self.heads == "own" else weights
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        self.steps = state["steps"]
+
+
+class JacobianWeighting(GradientWeighting):
+    """Gradient-based methods whose update is more than a combination with weights from inner products."""
+
+    needs = "jacobian"
+
+    @abstractmethod
+    def aggregate(self, jacobian: Tensor, losses: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+        """The paper's update [P], and the weights [T] to be shown, 0 for tasks that are not active.
+
+        A method without weights shows another finite number, such as the share of the task's gradient that is in the update.
+
+        Args:
+            jacobian: [T, P]; rows of tasks that are not active are 0.
+            losses: [T] in float64; 1 for tasks that are not active.
+            active: [T] boolean; the others neither move the update nor any memory.
+        """
+
+    def private(self, weights: Tensor, losses: Tensor, active: Tensor) -> Tensor:
+        """What the gradients of the tasks' private parameters are multiplied by, [T]."""
+        return torch.ones_like(weights) if self.heads == "own" else weights
+
+    def backward(self, objectives: Objectives, *further: Objectives) -> Tensor:
+        draws = (objectives, *further)
+        self.backward_to_the_boundary(draws)
+        (gradients,) = (self.task_gradients(draw) for draw in draws)
+        self.gramian = gradients.matrix @ gradients.matrix.T
+        tasks = Tasks.of(self.gramian.diagonal(), draws)
+        jacobian = gradients.matrix.masked_fill(~tasks.usable[:, None], 0)
+        if (normalizer := self.normalizer(tasks, self.gramian)) is not None:
+            jacobian = normalizer[:, None].to(jacobian.dtype) * jacobian
+        update, weights = self.aggregate(jacobian, tasks.losses, tasks.usable)
+        factor = torch.as_tensor(self.factor(weights, tasks.usable)).to(update)
+        gradients.write(update * factor)
+        private = self.private(weights * factor, tasks.losses, tasks.usable)
+        self.backward_to_the_private(draws, [gradients], private.to(jacobian.dtype))
+        return tasks.reported(self.shown(weights, tasks.usable))
+
+
+def wide(values: Tensor) -> Tensor:
+    """In float64; in float32 on devices that have no other."""
+    return values.float() if values.device.type == "mps" else values.double()

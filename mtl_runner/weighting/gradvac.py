@@ -1,0 +1,73 @@
+"""Gradient vaccine (GradVac)."""
+
+from collections.abc import Sequence
+from typing import Annotated, Unpack
+
+import torch
+from annotated_types import Ge, Le
+from torch import Tensor
+
+from mtl_runner.weighting.gradient import GramianOptions
+from mtl_runner.weighting.pcgrad import PCGrad, gathered
+from mtl_runner.weighting.proportional import cosines
+
+
+class GradVac(PCGrad):
+    """The sum of the tasks' gradients, each pulled towards the others as far as is usual for the pair.
+
+    For each task i, and for j ≠ i in random order, with φ the cosine of ĝ_i and g_j and φ̂_ij its moving average: where φ < φ̂_ij,
+    ĝ_i ← ĝ_i + ‖ĝ_i‖ (φ̂_ij √(1 - φ²) - φ √(1 - φ̂_ij²)) / (‖g_j‖ √(1 - φ̂_ij²)) · g_j, after which the cosine is φ̂_ij; then
+    φ̂_ij ← (1 - β) φ̂_ij + β φ. ĝ_i starts as g_i, φ̂ as 0, and the update is Σ_i ĝ_i. Wang et al., Gradient Vaccine:
+    Investigating and Improving Multi-task Optimization in Massively Multilingual Models, ICLR 2021, Algorithm 1, with one
+    group of parameters. With β = 0 it is PCGrad with directions in place of projections, as φ̂ stays 0.
+
+    As in PCGrad the Gramian tells all, and the T orders run side by side. 1 - φ̂² is at least 1e-12. Pairs with a task that has
+    no labels or a gradient of zero are left as they are, φ̂ too. Weights are at least 1; heads take their own gradients. T
+    backward passes through the trunk; T × P numbers, and T² averages. With ``every`` the averages move when weights are computed;
+    a batch of Gramians reads them only.
+
+    Args:
+        tasks: names of the tasks.
+        beta: β; 1e-2 in the paper, 0.5 in LibMTL and TorchJD.
+        options: those of the Gramian-based weightings.
+    """
+
+    averages: Tensor
+
+    def __init__(
+        self, tasks: Sequence[str], *, beta: Annotated[float, Ge(0), Le(1)] = 0.01, **options: Unpack[GramianOptions]
+    ) -> None:
+        super().__init__(tasks, **options)
+        self.beta = beta
+        self.register_buffer("averages", torch.zeros(len(tasks), len(tasks)))
+
+    def weights(self, gramian: Tensor, losses: Tensor, active: Tensor) -> Tensor:
+        orders = self.orders(gramian)
+        matrix, norms, moving = cosines(gramian)
+        valid = moving.unsqueeze(-1) & moving.unsqueeze(-2)
+        seen, changes = self.vaccinate(matrix, orders, valid)
+        if seen and gramian.dim() == 2:
+            latest = self.averages.scatter(-1, orders[:, :-1], torch.cat(seen, -1).clamp_(-1, 1).to(self.averages.dtype))
+            self.averages.lerp_(latest, self.beta * valid.to(self.averages.dtype))
+        total = gathered(orders, [norms.unsqueeze(-1) * change for change in changes], norms)
+        return (1 + total / norms).masked_fill(~active, 0)
+
+    def vaccinate(self, matrix: Tensor, orders: Tensor, valid: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The cosines that were met, and how much of the other was added, [..., T, 1] for each place of the orders.
+
+        ``matrix`` is the Gramian of unit gradients.
+        """
+        wanted = self.averages.to(matrix.dtype)
+        cotangents = wanted * (1 - wanted * wanted).clamp_min(1e-12).rsqrt()
+        cotangents = (cotangents * valid).gather(-1, orders)  # 0 lets a gradient of zero, orthogonal to all, change nothing
+        products, square = matrix.clone(), torch.ones_like(matrix[..., :1])  # <ĝ_i, g_j> and |ĝ_i|^2
+        seen, changes = [], []
+        for place, cotangent in zip(orders.split(1, -1)[:-1], cotangents.split(1, -1), strict=False):
+            product = products.gather(-1, place)
+            beside = torch.addcmul(square, product, product, value=-1).relu_().sqrt_()
+            change = torch.addcmul(product.neg(), cotangent, beside).relu_()
+            seen.append(product * square.rsqrt())
+            changes.append(change)
+            products.addcmul_(change, matrix.gather(-2, place.expand_as(orders)))
+            square = torch.addcmul(square, change, product.add(product).add_(change)).clamp_min_(1e-24)
+        return seen, changes

@@ -1,0 +1,44 @@
+"""What a method remembers of the tasks' gradients."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Memory(nn.Module):
+    """A matrix [T, P] that is carried from step to step; P is known at the first step only.
+
+    It is part of the state dict, and moves to the device of the gradients when they come.
+    """
+
+    steps: Tensor
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.rows: Tensor | None = None
+        self.register_buffer("steps", torch.zeros(count, dtype=torch.long))
+
+    def of(self, jacobian: Tensor) -> Tensor:
+        """The rows so far, zeros at first; to be changed in place."""
+        if self.rows is None:
+            self.rows = torch.zeros_like(jacobian)
+        self.rows = self.rows.to(jacobian)
+        return self.rows
+
+    def count(self, active: Tensor) -> Tensor:
+        """[T]: in how many steps each task was active, this one included."""
+        self.steps += active
+        return self.steps
+
+    def average(self, jacobian: Tensor, active: Tensor, rates: Tensor) -> Tensor:
+        """Each active row goes ``rates`` [T] of the way to its gradient; in the first step that counted it all the way."""
+        rates = rates.masked_fill(self.steps == 1, 1).masked_fill(~active, 0)
+        return self.of(jacobian).lerp_(jacobian, rates.to(jacobian)[:, None])
+
+    def get_extra_state(self) -> dict[str, Tensor | None]:
+        return {"rows": self.rows}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        self.rows = None if state["rows"] is None else state["rows"].clone()
