@@ -61,22 +61,39 @@ class Draws(nn.Module):
         self._state = state.cpu() if len(state) else None
 
 
-def states(module: nn.Module) -> list[Tensor]:
-    """Where the generators inside a module are."""
-    return [each.get_extra_state() for each in module.modules() if isinstance(each, Draws)]
+class Replay:
+    """Lets a module do again what it did since ``mark``.
 
+    Args:
+        module: with all its parts; their generators and buffers are looked up once.
+    """
 
-@contextmanager
-def repeated(module: nn.Module, before: Sequence[Tensor]) -> Iterator[None]:
-    """Inside, the module draws again what it drew from ``before`` on; outside, generators and buffers are as they were."""
-    drawing = [each for each in module.modules() if isinstance(each, Draws)]
-    now, buffers = states(module), [(buffer, buffer.clone()) for buffer in module.buffers()]
-    for each, state in zip(drawing, before, strict=True):
-        each.set_extra_state(state)
-    try:
-        yield
-    finally:
-        for each, state in zip(drawing, now, strict=True):
+    def __init__(self, module: nn.Module) -> None:
+        self.draws = [each for each in module.modules() if isinstance(each, Draws)]
+        self.buffers = list(module.buffers())
+        self._marked: list[Tensor] = []
+
+    def states(self) -> list[Tensor]:
+        """Where the generators are."""
+        return [each.get_extra_state() for each in self.draws]
+
+    def mark(self) -> None:
+        """Remember where the generators are."""
+        self._marked = self.states()
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Inside, the module draws what it drew from the mark on; outside, generators and buffers are as they were."""
+        now, marked, kept = self.states(), self._marked, [buffer.clone() for buffer in self.buffers]
+        self._go_to(marked)
+        try:
+            yield
+        finally:
+            self._go_to(now)
+            self._marked = marked
+            for buffer, value in zip(self.buffers, kept, strict=True):
+                buffer.copy_(value)
+
+    def _go_to(self, states: Sequence[Tensor]) -> None:
+        for each, state in zip(self.draws, states, strict=True):
             each.set_extra_state(state)
-        for buffer, value in buffers:
-            buffer.copy_(value)

@@ -18,7 +18,7 @@ from mtl_runner.gradient_statistics import GradientStatistics, gramian
 from mtl_runner.learner import Learner
 from mtl_runner.loader import IndexLoader, TrainingRows
 from mtl_runner.model import MultiTaskModel
-from mtl_runner.seeding import repeated, states
+from mtl_runner.seeding import Replay
 from mtl_runner.tasks.group import masked, pack
 from mtl_runner.weighting.base import Objectives, Weighting
 
@@ -108,7 +108,7 @@ class Trainer:
         self._prepared = None if rows.acting else masked(pack(rows.split, self.groups))
         self._at_best: Report | None = None
         self.statistics = GradientStatistics(self.names, getattr(weighting, "gradients", "parameters"))
-        self._masks: list[Tensor] = []
+        self.replay = Replay(model)
         self._before_cut: dict[str, Any] | None = None
 
     # ---- one step -------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class Trainer:
         boundary: Sequence[Tensor] = ()
         copies: Sequence[Sequence[Tensor]] = ()
         if self.weighting.needs == "trajectory":
-            self._masks = states(self.model)
+            self.replay.mark()
         with self.precision():
             if self.weighting.apart:
                 outputs, boundary, copies = self.model.outputs_apart(batch.inputs, self.groups)
@@ -145,7 +145,7 @@ class Trainer:
 
     def losses_again(self, batch: Batch) -> Tensor:
         """The losses [T] of a batch with the parameters as they are now, and the masks that the last forward pass drew."""
-        with torch.no_grad(), repeated(self.model, self._masks):
+        with torch.no_grad(), self.replay.again():
             return self.objectives(batch).losses
 
     def sampled_gramian(self, objectives: Objectives) -> Tensor | None:

@@ -6,6 +6,7 @@ Shape legend: T tasks, P shared parameters, ``…`` leading dimensions that run 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
@@ -32,7 +33,7 @@ class Objectives:
     copies: Sequence[Sequence[Tensor]] = ()
     """For each part the boundary as its k tasks read it: leaves [k, …], whose gradients are those of each task alone."""
 
-    @property
+    @cached_property
     def losses(self) -> Tensor:
         """[T], without a graph."""
         return torch.cat([part.detach() for part in self.parts])
@@ -101,7 +102,8 @@ class Weighting(nn.Module, ABC):
 
     def shown(self, weights: Tensor, active: Tensor) -> Tensor:
         """The paper's ``weights`` as they are reported: 1 for each of identical tasks on the comparable scale."""
-        return weights if self.scale == "paper" else weights / self.unit(weights, active)
+        unit = 1.0 if self.scale == "paper" else self.unit(weights, active)
+        return weights if isinstance(unit, float) and unit == 1 else weights / unit
 
     def factor(self, weights: Tensor, active: Tensor, shared: bool = True) -> Tensor | float:
         """What the paper's ``weights`` are multiplied by to become the coefficients of the tasks' gradients."""
@@ -139,16 +141,17 @@ class LossWeighting(Weighting):
 
     def backward(self, objectives: Objectives, *further: Objectives) -> Tensor:
         weights, own = self.differentiate(objectives.losses, objectives.active)
-        factor = self.factor(weights, objectives.active, shared=bool(objectives.shared))
         for parameter, gradient in own:
-            parameter.grad = gradient * factor
-        torch.autograd.backward(objectives.parts, (weights * factor).split([len(part) for part in objectives.parts]))
-        return self.shown(weights, objectives.active)
+            parameter.grad = gradient * self.factor(weights, objectives.active, shared=bool(objectives.shared))
+        shown = self.shown(weights, objectives.active)
+        shares = shown / len(self.tasks) if objectives.shared and self.scale == "comparable" else shown
+        torch.autograd.backward(objectives.parts, shares.split([len(part) for part in objectives.parts]))
+        return shown
 
     def differentiate(self, losses: Tensor, active: Tensor) -> tuple[Tensor, Sequence[tuple[nn.Parameter, Tensor]]]:
         """The weights [T], d combine / d losses, and the derivatives of its own parameters."""
         own = list(self.parameters())
-        losses.requires_grad_()
+        losses = losses.detach().requires_grad_()
         weights, *gradients = torch.autograd.grad(self.combine(losses, active), [losses, *own])
         return weights, list(zip(own, gradients, strict=True))
 

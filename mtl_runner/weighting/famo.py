@@ -1,16 +1,17 @@
 """Fast adaptive multitask optimization (FAMO)."""
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Unpack
+from collections.abc import Callable, Sequence
+from typing import Annotated, Unpack
 
 import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from mtl_runner.weighting.base import DirectWeighting, Objectives, Options, equal_share
+from mtl_runner.weighting.base import DirectWeighting, Options, equal_share
 
 EPSILON = 1e-8
+BETAS = (0.9, 0.999)
+"""Adam's, and torch's default."""
 
 
 class FAMO(DirectWeighting):
@@ -23,9 +24,9 @@ class FAMO(DirectWeighting):
 
     Liu, Feng, Stone & Liu, FAMO: Fast Adaptive Multitask Optimization, NeurIPS 2023, Algorithm 2, with the minimal losses taken
     as 0; as in the authors' code 1e-8 is added to losses. Their code has gamma 0.01 or 1e-5 by default, the paper 0.001. ξ and
-    Adam's moments of a task without labels, or with a second loss that is not finite, stay as they are.
+    Adam's state of a task without labels, or with a second loss that is not finite, stay as they are.
 
-    Weights sum to 1; heads get them too. One backward pass and one more forward pass; 3 T numbers.
+    Weights sum to 1; heads get them too. One backward pass and one more forward pass; 4 T numbers.
 
     Args:
         tasks: names of the tasks.
@@ -35,7 +36,8 @@ class FAMO(DirectWeighting):
     """
 
     needs = "trajectory"
-    logits: Tensor
+    state: Tensor
+    """[4, T]: ξ, Adam's means of the slopes and of their squares, how often it moved; in one tensor, as it changes at once."""
 
     def __init__(
         self,
@@ -48,53 +50,43 @@ class FAMO(DirectWeighting):
         super().__init__(tasks, **options)
         self.w_lr = w_lr
         self.gamma = gamma
-        self.register_buffer("logits", torch.zeros(len(tasks)))
-        self._optimizer: torch.optim.Adam | None = None
-        self._state: dict[str, Any] | None = None
-        self._before: tuple[Tensor, Tensor] | None = None
+        self.register_buffer("state", torch.zeros(4, len(tasks)))
+        self._active: Tensor | None = None
+        self._logs: Tensor | None = None
 
     def unit(self, weights: Tensor, active: Tensor) -> Tensor | float:
         """1 / n: the weights are those of a mean."""
         return equal_share(active)
 
     def weights(self, losses: Tensor, active: Tensor) -> Tensor:
-        scores = self.logits - logarithm(losses)
-        return scores.masked_fill(~active, -torch.inf).softmax(-1).masked_fill(~active, 0)
-
-    def backward(self, objectives: Objectives, *further: Objectives) -> Tensor:
-        self._before = objectives.losses, objectives.active
-        return super().backward(objectives, *further)
+        self._active, self._logs = active, logarithm(losses)
+        return among(active, self.state[0] - self._logs)
 
     def after_step(self, recompute: Callable[[], Tensor]) -> None:
-        assert self._before is not None
-        (before, active), after = self._before, recompute()
-        moving = active & after.isfinite()
-        change = (logarithm(before) - logarithm(after)).where(moving, 0)
-        shares = self.logits.masked_fill(~moving, -torch.inf).softmax(-1).where(moving, 0)
-        optimizer = self.optimizer()
-        moments = [value for key, value in optimizer.state[self.logits].items() if key != "step"]
-        kept = [(value, value.clone()) for value in (self.logits, *moments)]
-        self.logits.grad = shares * (change - (shares * change).sum())
-        optimizer.step()
-        self.logits.grad = None
-        for value, old in kept:
-            value.copy_(torch.where(moving, value, old))
-        self._before = None
+        assert self._active is not None and self._logs is not None
+        after = recompute()
+        moving = self._active & after.isfinite()
+        shares = among(moving, self.state[0])
+        change = (self._logs - logarithm(after)).masked_fill(~moving, 0)
+        self.adam(shares * (change - shares @ change), moving)
 
-    def optimizer(self) -> torch.optim.Adam:
-        """Adam over ξ; made on first use, when the device is known."""
-        if self._optimizer is None or self._optimizer.param_groups[0]["params"][0] is not self.logits:
-            state = self.get_extra_state()["optimizer"]
-            self._optimizer = torch.optim.Adam([self.logits], lr=self.w_lr, weight_decay=self.gamma)
-            if state is not None:
-                self._optimizer.load_state_dict(state)
-        return self._optimizer
+    def adam(self, slopes: Tensor, moving: Tensor) -> None:
+        """A step of Adam (Kingma & Ba 2015) with L2 decay for the logits that are ``moving``; each counts its own steps.
 
-    def get_extra_state(self) -> dict[str, Any]:
-        return {"optimizer": self._state if self._optimizer is None else self._optimizer.state_dict()}
+        Written out, as torch's takes longer for T numbers than the second look at the losses, and knows no masks.
+        """
+        logits, means, squares, looks = self.state.unbind()
+        slopes = slopes.add(logits, alpha=self.gamma)
+        looks = looks + 1
+        means, squares = means.lerp(slopes, 1 - BETAS[0]), squares.lerp(slopes.square(), 1 - BETAS[1])
+        size = (squares / (1 - BETAS[1] ** looks)).sqrt_().add_(EPSILON).mul_(1 - BETAS[0] ** looks)
+        logits = logits.addcdiv(means, size, value=-self.w_lr)
+        self.state = torch.stack([logits, means, squares, looks]).where(moving, self.state)
 
-    def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        self._optimizer, self._state = None, copy.deepcopy(state["optimizer"])
+
+def among(active: Tensor, scores: Tensor) -> Tensor:
+    """Softmax over the active entries; 0 for the others."""
+    return scores.masked_fill(~active, -torch.inf).softmax(-1).masked_fill(~active, 0)
 
 
 def logarithm(losses: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from torch import Tensor
 from torchjd import scalarization
 
 from mtl_runner.batch import MISSING, Batch, Data
-from mtl_runner.seeding import states
 from mtl_runner.trainer import Trainer
 from mtl_runner.weighting.base import Objectives
 from mtl_runner.weighting.famo import FAMO
@@ -69,9 +68,9 @@ def test_eighty_steps_are_torchjds(w_lr: float, gamma: float) -> None:
         with torch.no_grad():
             ours.after_step(lambda: both(one))
             theirs.update(both(other))
-        torch.testing.assert_close(ours.logits, theirs._w.detach())
+        torch.testing.assert_close(ours.state[0], theirs._w.detach())
         assert weights.sum().item() == pytest.approx(1)
-        largest = max(largest, float(ours.logits.abs().max()))
+        largest = max(largest, float(ours.state[0].abs().max()))
     torch.testing.assert_close(one, other)
     assert largest > 0.05
 
@@ -96,8 +95,8 @@ def test_tasks_that_are_never_there_change_nothing() -> None:
         weights = step(many, before, after.where(active, torch.nan), active)
         alone = step(few, before[active], after[active], ALL[:2])
         torch.testing.assert_close(weights[active], alone)
-        assert not weights[~active].any() and not many.logits[~active].any()
-        torch.testing.assert_close(many.logits[active], few.logits)
+        assert not weights[~active].any() and not many.state[0][~active].any()
+        torch.testing.assert_close(many.state[0][active], few.state[0])
 
 
 @pytest.mark.parametrize("gone", ["without labels", "not finite after the step"])
@@ -113,13 +112,7 @@ def test_a_task_that_is_gone_for_a_step_does_not_move_nor_forget(gone: str) -> N
         after[1] = torch.inf
     step(weighting, losses(6), after, active)
     now = memory(weighting)
-    pairs = [(before["logits"], now["logits"])]
-    pairs += [
-        (each[0], each[1])
-        for key in ("exp_avg", "exp_avg_sq")
-        for each in [[state["_extra_state"]["optimizer"]["state"][0][key] for state in (before, now)]]
-    ]
-    for old, new in pairs:
+    for old, new in zip(before["state"], now["state"], strict=True):
         assert old[1] == new[1] and (old != new)[[0, 2, 3]].all() and new.isfinite().all()
 
 
@@ -129,9 +122,9 @@ def test_losses_of_any_size_give_finite_weights(values: tuple[float, ...]) -> No
     for before, after in ((extreme, torch.ones(4)), (torch.ones(4), extreme), (extreme, extreme)):
         weights = step(weighting, before, after)
         assert weights.isfinite().all() and weights.sum().item() == pytest.approx(4, rel=1e-4)
-    assert weighting.logits.isfinite().all()
+    assert weighting.state[0].isfinite().all()
     nothing = step(weighting, extreme, extreme, ~ALL)
-    assert not nothing.any() and weighting.logits.isfinite().all()
+    assert not nothing.any() and weighting.state[0].isfinite().all()
 
 
 # ---- its state ----------------------------------------------------------------------------------------------------------
@@ -169,8 +162,8 @@ def test_adam_follows_the_logits_to_another_type_and_a_copy() -> None:
     other = copy.deepcopy(weighting).double()
     step(other, losses(2), losses(3))
     step(weighting, losses(2).float(), losses(3).float())
-    torch.testing.assert_close(other.logits.float(), weighting.logits)
-    assert other.optimizer().state[other.logits]["step"] == 2
+    torch.testing.assert_close(other.state[0].float(), weighting.state[0])
+    assert other.state[3].tolist() == [2] * 4
 
 
 # ---- the second look ----------------------------------------------------------------------------------------------------
@@ -221,7 +214,7 @@ def test_it_leaves_no_trace_in_the_model(network: str, make_config: Config) -> N
         one, other = looks.train_step(batch), does_not.train_step(batch)
         assert torch.equal(one.losses, other.losses)
         assert same(looks.model.state_dict(), does_not.model.state_dict())
-        assert same(states(looks.model), states(does_not.model))
+        assert same(looks.replay.states(), does_not.replay.states())
     assert not same(start, looks.model.state_dict())
 
 
@@ -232,7 +225,7 @@ def test_with_the_parameters_as_they_were_it_sees_the_same_losses(network: str, 
     first = [trainer.train_step(batch).losses for batch in batches(trainer, 1) * 4]
     assert len(seen) == 4 and all(torch.equal(before, after) for before, after in zip(first, seen, strict=True))
     assert torch.equal(first[0], first[1]) == ("dropout" not in network and network != "both")  # masks differ between steps
-    assert trainer.weighting.logits.abs().max() == 0
+    assert trainer.weighting.state[0].abs().max() == 0
 
 
 @each_network
@@ -258,11 +251,11 @@ def test_a_step_that_is_skipped_has_none(make_config: Config) -> None:
     with torch.no_grad():
         parameter.fill_(torch.nan)
     trainer.train_step(batch)
-    assert trainer.progress.skipped == 1 and seen == [] and not trainer.weighting.logits.any()
+    assert trainer.progress.skipped == 1 and seen == [] and not trainer.weighting.state[0].any()
     with torch.no_grad():
         parameter.copy_(kept)
     trainer.train_step(batch)
-    assert len(seen) == 1 and trainer.weighting.logits.any()
+    assert len(seen) == 1 and trainer.weighting.state[0].any()
 
 
 def test_a_task_without_labels_in_a_batch_keeps_its_logit(make_config: Config) -> None:
@@ -270,7 +263,7 @@ def test_a_task_without_labels_in_a_batch_keeps_its_logit(make_config: Config) -
     data.splits["train"].targets["sort"][:] = MISSING
     trainer = trainer_on(data, make_config("weighting=famo", "encoder.dropout=0.4"))
     trainer.epoch()
-    moved = dict(zip(trainer.names, (trainer.weighting.logits != 0).tolist(), strict=True))
+    moved = dict(zip(trainer.names, (trainer.weighting.state[0] != 0).tolist(), strict=True))
     assert moved == {"yes": True, "sort": False, "size": True, "pair": True}
 
 
@@ -291,7 +284,7 @@ def test_a_trainer_that_goes_on_is_the_one_that_was_never_interrupted(network: s
         rest.epoch()
     assert same(whole.model.state_dict(), rest.model.state_dict())
     assert same(whole.state_dict()["now"], rest.state_dict()["now"])
-    assert whole.weighting.logits.any()
+    assert whole.weighting.state[0].any()
 
 
 def test_a_run_that_goes_on_is_the_run_that_was_never_interrupted(train: Callable[..., Path]) -> None:
