@@ -39,6 +39,11 @@ def test_table_lists_the_options(group: str) -> None:
     assert set(options(group)) <= set(re.findall(r"`(\w+)`", row.split("|", 2)[2]))
 
 
+def test_the_table_of_weightings_has_a_row_for_each() -> None:
+    rows = (Path(__file__).resolve().parents[1] / "docs" / "weighting.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|.*\|.*\|.*\|.*\|", rows, re.M)) >= set(options("weighting"))
+
+
 def test_example_of_an_option_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Callable[..., Path]) -> None:
     code = next(block for block in blocks("python") if "class Boltzmann" in block)
     (tmp_path / "my_module.py").write_text(code)

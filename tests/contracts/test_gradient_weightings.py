@@ -190,6 +190,22 @@ def test_a_task_that_is_not_finite_makes_the_step_a_skipped_one(option: str, mak
 ALIKE = random_gramians(12, seed=5)
 
 
+PAPER = {
+    "aligned_mtl": 8, "cagrad": 1.5, "config": 8, "dualproj": 1, "fairgrad": 8**0.5, "gradnorm": 8, "gradvac": 8, "imtl": 1,
+    "imtl_g": 1, "mgda": 1, "modo": 1, "nash_mtl": 1, "pcgrad": 8, "sdmgrad": 1, "upgrad": 1,
+}  # fmt: skip
+"""The update of eight identical tasks, relative to that of one with a gradient of norm 1, on the papers' own scales."""
+
+
+@each_gramian
+def test_papers_disagree_about_the_scale(option: str) -> None:
+    weighting = make(option, 8, scale="paper")
+    assert isinstance(weighting, GramianWeighting)
+    found = weights(weighting, torch.ones(8, 8, dtype=torch.float64))
+    assert found.sum().item() == pytest.approx(PAPER[option], rel=1e-3)
+    assert weights(make(option, 8), torch.ones(8, 8, dtype=torch.float64)).sum().item() == pytest.approx(8, rel=1e-3)
+
+
 @each_gramian
 def test_permuted_tasks_permute_the_weights(option: str) -> None:
     for gramian in ALIKE[:6]:
