@@ -170,12 +170,13 @@ def make_weighting(config: Node, model: MultiTaskModel, network: Network) -> Wei
     Raises:
         UserError: it compares gradients of shared parameters, and there are none.
     """
+    with seeded(config["seed"], "weighting"):
+        weighting = cast(Weighting, plug(config["weighting"], "weighting", config["allow_modules"])(list(model.order)))
     if model.sharing.independent or (_of_gradients(config) and len(network.tasks) == 1):
-        return Equal(network.tasks)
+        return Equal(network.tasks)  # the other was made to see whether its keys make sense
     if _of_gradients(config) and not any(parameter.requires_grad for parameter in model.sharing.shared()):
         raise UserError(_nothing_shared(config, "here none is shared and trained"))
-    with seeded(config["seed"], "weighting"):
-        return cast(Weighting, plug(config["weighting"], "weighting", config["allow_modules"])(list(network.tasks)))
+    return weighting
 
 
 def make_learner(config: Node, options: TrainerConfig, network: Network, weighting: Weighting, epochs: int) -> Learner:
@@ -216,6 +217,8 @@ def make_training(config: Node, options: TrainerConfig, data: Data, model: Multi
     resamplers = {name: strategy for name, strategy in strategies.items() if isinstance(strategy, Resampler)}
     if model.sharing.independent and _option(config["weighting"]) != "equal":
         log.info("note: nothing is shared, so weighting=%s plays no part", _option(config["weighting"]))
+    elif _of_gradients(config) and len(model.tasks) == 1:
+        log.info("note: one task alone shares nothing, so weighting=%s plays no part", _option(config["weighting"]))
     model.to(device)
     loader = IndexLoader(options.batch_size, seed, device)
     train, validation = data.splits["train"].to(device), data.splits["validation"].to(device)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -68,10 +68,14 @@ class Learner:
     def zero_grad(self) -> None:
         self.optimizer.zero_grad()
 
-    def step(self) -> None:
-        """Clip, then move the parameters."""
+    def gradient_norm(self) -> Tensor:
+        """The 2-norm of the network's gradient."""
+        return get_total_norm([parameter.grad for parameter in self._parameters if parameter.grad is not None])
+
+    def step(self, norm: Tensor | None = None) -> None:
+        """Clip, then move the parameters; ``norm`` is that of the gradient, where it is known."""
         if self.clip_norm is not None:
-            clip_grad_norm_(self._parameters, self.clip_norm)
+            clip_grads_with_norm_(self._parameters, self.clip_norm, self.gradient_norm() if norm is None else norm)
         self.optimizer.step()
 
     def end_epoch(self, score: float | None, epoch: int) -> None:

@@ -20,7 +20,7 @@ from mtl_runner.loader import IndexLoader, TrainingRows
 from mtl_runner.model import MultiTaskModel
 from mtl_runner.seeding import Replay
 from mtl_runner.tasks.group import masked, pack
-from mtl_runner.weighting.base import Objectives, Weighting
+from mtl_runner.weighting.base import Objectives, Weighting, mean_losses
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,7 @@ class Step:
     @classmethod
     def of(cls, draws: Sequence[Objectives], weights: Tensor, gramian: Tensor | None) -> "Step":
         """Losses are the mean over the draws in which a task has labels."""
-        if len(draws) == 1:
-            return cls(draws[0].losses, draws[0].active, weights, gramian)
-        active = torch.stack([draw.active for draw in draws])
-        losses = torch.stack([draw.losses for draw in draws]).where(active, 0).sum(0) / active.sum(0).clamp_min(1)
-        return cls(losses, active.any(0), weights, gramian)
+        return cls(*mean_losses(draws), weights, gramian)
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,7 @@ class Trainer:
         self.validation = pack(validation, self.groups)
         self._prepared = None if rows.acting else masked(pack(rows.split, self.groups))
         self._at_best: Report | None = None
-        self.statistics = GradientStatistics(self.names, getattr(weighting, "gradients", "parameters"))
+        self.statistics = GradientStatistics(self.names, weighting.gramian_of)
         self.replay = Replay(model)
         self._before_cut: dict[str, Any] | None = None
 
@@ -121,8 +117,9 @@ class Trainer:
         if (penalty := self.penalty()) is not None:
             penalty.backward()
         step = Step.of(draws, weights, self.weighting.gramian if sampled is None else sampled)
-        if self.finite(step):
-            self.learner.step()
+        norm = self.learner.gradient_norm()
+        if self.finite(step, norm):
+            self.learner.step(norm)
             self.weighting.after_step(lambda: self.losses_again(batch))
         return step
 
@@ -168,22 +165,27 @@ class Trainer:
             return torch.autocast(self.loader.device.type, torch.bfloat16)
         return contextlib.nullcontext()
 
-    def finite(self, step: Step) -> bool:
-        """Whether the step can be taken; one with a loss or a weight that is not finite is skipped and counted."""
-        finite = (step.losses + step.weights).isfinite()
-        if bool(finite.all()):
+    def finite(self, step: Step, norm: Tensor) -> bool:
+        """Whether the step can be taken; one with a loss, weight or gradient that is not finite is skipped and counted."""
+        if bool((step.losses + step.weights).sum().add(norm).isfinite()):
             self.progress.skipped_in_a_row = 0
             return True
         self.progress.skipped += 1
         self.progress.skipped_in_a_row += 1
         if self.progress.skipped_in_a_row > self.plan.max_skipped:
-            broken = [name for name, fine in zip(self.names, finite.tolist(), strict=True) if not fine]
             raise UserError(
-                f"training diverged: no finite loss or gradient of {', '.join(broken)} "
+                f"training diverged: no finite loss or gradient of {', '.join(self._broken(step))} "
                 f"in {self.progress.skipped_in_a_row} steps in a row "
                 f"(trainer.max_skipped={self.plan.max_skipped}); try a lower optimizer.lr or trainer.clip_norm=1.0"
             )
         return False
+
+    def _broken(self, step: Step) -> list[str]:
+        """The tasks whose losses are not finite; else those without a finite weight; else all of them."""
+        for values in (step.losses, step.weights):
+            if broken := [name for name, fine in zip(self.names, values.isfinite().tolist(), strict=True) if not fine]:
+                return broken
+        return self.names
 
     # ---- epochs ---------------------------------------------------------------------------------------------------
 

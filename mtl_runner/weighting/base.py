@@ -63,6 +63,8 @@ class Weighting(nn.Module, ABC):
     """Independent batches that it wants in a step; the step's batch is divided into so many."""
     gramian: Tensor | None = None
     """[T, T]: inner products of the tasks' gradients in the last step; None where they were not computed."""
+    gramian_of: str = "parameters"
+    """Which of what is shared these gradients are with respect to, in a word or two."""
 
     def __init__(self, tasks: Sequence[str], *, scale: Scale = "comparable") -> None:
         super().__init__()
@@ -110,6 +112,15 @@ class Weighting(nn.Module, ABC):
         if self.scale == "paper":
             return 1.0
         return 1 / (self.unit(weights, active) * (weights.shape[-1] if shared else 1))
+
+
+def mean_losses(draws: Sequence[Objectives]) -> tuple[Tensor, Tensor]:
+    """The losses [T], means over the draws in which a task has labels, and whether it has any."""
+    if len(draws) == 1:
+        return draws[0].losses, draws[0].active
+    active = torch.stack([draw.active for draw in draws])
+    losses = torch.stack([draw.losses for draw in draws]).where(active, 0)
+    return losses.sum(0) / active.sum(0).clamp_min(1), active.any(0)
 
 
 def equal_share(active: Tensor) -> Tensor:

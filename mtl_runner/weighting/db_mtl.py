@@ -6,7 +6,7 @@ from typing import Annotated
 from annotated_types import Ge, Lt
 from torch import Tensor
 
-from mtl_runner.weighting.base import Objectives, Scale
+from mtl_runner.weighting.base import Objectives, Scale, mean_weight
 from mtl_runner.weighting.gradient import Heads, JacobianWeighting
 from mtl_runner.weighting.memory import Memory
 
@@ -51,7 +51,7 @@ class DBMTL(JacobianWeighting):
 
     def unit(self, weights: Tensor, active: Tensor) -> Tensor | float:
         """The mean weight of this step: it is 1 / L."""
-        return mean(weights, active)
+        return mean_weight(weights, active)
 
     def aggregate(self, jacobian: Tensor, losses: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
         slopes = reciprocal(losses)
@@ -69,15 +69,9 @@ class DBMTL(JacobianWeighting):
         if self.heads == "weighted":
             return weights
         slopes = reciprocal(losses).masked_fill(~active, 0)
-        return slopes if self.scale == "paper" else slopes / mean(slopes, active)
+        return slopes if self.scale == "paper" else slopes / mean_weight(slopes, active)
 
 
 def reciprocal(losses: Tensor) -> Tensor:
     """d log(L) / dL, finite."""
     return 1 / (losses.clamp_min(0) + TINY)
-
-
-def mean(weights: Tensor, active: Tensor) -> Tensor:
-    """[..., 1], over the active tasks; 1 where that is 0."""
-    value = weights.sum(-1, keepdim=True) / active.sum(-1, keepdim=True).clamp_min(1)
-    return value.masked_fill(value == 0, 1)

@@ -9,7 +9,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from mtl_runner.weighting.base import Objectives, Options, Weighting, equal_share
+from mtl_runner.weighting.base import Objectives, Options, Weighting, equal_share, mean_losses, mean_weight
 from mtl_runner.weighting.gradients import FeatureGradients, ParameterGradients, TaskGradients
 
 Gradients = Literal["parameters", "features"]
@@ -43,8 +43,9 @@ class GradientWeighting(Weighting):
         scale: comparable or paper.
         gradients: g_t with respect to the shared parameters, or to the shared features, the trunk's outputs: one pass through
             the trunk in all, and an approximation.
-        normalize: what the method sees in place of g_t: none (g_t itself), l2 (g_t / ‖g_t‖), loss (g_t / L_t) or loss+
-            (g_t / (L_t ‖g_t‖)); Sener & Koltun 2018.
+        normalize: what the method works on in place of g_t: none (g_t itself), l2 (g_t / ‖g_t‖), loss (g_t / L_t) or loss+
+            (g_t / (L_t ‖g_t‖)), each times the mean of these divisors, so that the update keeps its unit. Sener & Koltun
+            2018 have them, and apply the weights to the g_t as they are; their sum may then harm a task.
         heads: what belongs to one task, its head above all, takes its own gradient (own), or that times the weight (weighted).
     """
 
@@ -58,7 +59,7 @@ class GradientWeighting(Weighting):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(tasks, **options)
-        self.gradients = gradients
+        self.gradients = self.gramian_of = gradients
         self.normalize = normalize
         self.heads = heads
 
@@ -79,13 +80,14 @@ class GradientWeighting(Weighting):
         return shown if self.scale == "paper" else shown / len(self.tasks)
 
     def normalizer(self, tasks: "Tasks", gramian: Tensor) -> Tensor | None:
-        """What g_t is multiplied by, [T]; a gradient or a loss of zero stays as it is."""
+        """What g_t is multiplied by, [T], 1 for each of identical tasks; so it is for a gradient or a loss of zero."""
         if self.normalize == "none":
             return None
         divisor = torch.ones_like(tasks.losses) if self.normalize == "l2" else tasks.losses
         if self.normalize != "loss":
             divisor = divisor * tasks.only_usable(gramian).diagonal().sqrt()
-        return 1 / divisor.masked_fill(divisor == 0, 1)
+        mean = mean_weight(divisor.masked_fill(~tasks.usable, 0), tasks.usable)
+        return mean / torch.where(divisor == 0, mean, divisor)
 
     def backward_to_the_boundary(self, draws: Sequence[Objectives]) -> None:
         """Give the boundary's copies their gradients, and private parameters theirs where these are the tasks' own."""
@@ -119,19 +121,16 @@ class Tasks:
     losses: Tensor
     """[T] in float64, the mean over the draws; 1 where it is not usable."""
     usable: Tensor
-    """[T]: has labels in every draw, and loss and gradient are finite."""
+    """[T]: has labels, in one draw at least, and losses and gradient are finite."""
     broken: Tensor
     """[T]: has labels, but loss or gradient are not finite."""
 
     @classmethod
     def of(cls, squares: Tensor, draws: Sequence[Objectives]) -> "Tasks":
         """Those of the draws' forward passes; ``squares`` [T] are the squared norms of the gradients."""
-        losses, active = draws[0].losses, draws[0].active
-        for draw in draws[1:]:
-            losses, active = losses + draw.losses, active & draw.active
+        losses, active = mean_losses(draws)
         usable = active & ((losses + squares).abs() < torch.inf)
-        mean = losses / len(draws) if len(draws) > 1 else losses
-        return cls(wide(mean.where(usable, 1)), usable, active > usable)
+        return cls(wide(losses.where(usable, 1)), usable, active > usable)
 
     def only_usable(self, matrix: Tensor) -> Tensor:
         """[T, T] in float64 with zeros in the rows and columns of tasks that are not usable."""
@@ -194,15 +193,20 @@ class GramianWeighting(GradientWeighting):
         seen = tasks.only_usable(seen)
         if (normalizer := self.normalizer(tasks, self.gramian)) is not None:
             seen = normalizer[:, None] * seen * normalizer
-        weights = self.weights(seen, tasks.losses, tasks.usable)
+        shown = self.shown(self.weights(seen, tasks.losses, tasks.usable), tasks.usable)
+        if normalizer is not None:
+            shown = shown * normalizer
         if self.every > 1:
-            mean = weights.sum() / tasks.usable.sum().clamp_min(1)
-            self.last = weights.where(tasks.usable, mean).float()
-        shown = self.shown(weights, tasks.usable)
+            self._keep(shown, tasks)
         shares = self.coefficients(shown).to(rows.dtype)
         self.write(gradients, rows, shares)
         self.backward_to_the_private(draws, gradients, self._private(shares))
         return tasks.reported(shown)
+
+    def _keep(self, shown: Tensor, tasks: Tasks) -> None:
+        """The weights of the next steps: these, unless this step is one that the trainer skips."""
+        fine = tasks.usable.any() & ~tasks.broken.any()
+        self.last = shown.where(tasks.usable, mean_weight(shown, tasks.usable)).float().where(fine, self.last)
 
     def all_gradients(self, draws: Sequence[Objectives]) -> list[TaskGradients]:
         """The tasks' gradients on each draw."""
@@ -214,9 +218,8 @@ class GramianWeighting(GradientWeighting):
 
     def _reuse(self, draws: Sequence[Objectives]) -> Tensor:
         self.gramian = None
-        active = torch.stack([draw.active for draw in draws]).all(0) if len(draws) > 1 else draws[0].active
-        weights = self.last * active
-        shown = self.shown(weights, active)
+        _, active = mean_losses(draws)
+        shown = self.last * active
         shares = self.coefficients(shown) / len(draws)
         for draw in draws:
             sizes = [len(part) for part in draw.parts]
@@ -260,9 +263,9 @@ class JacobianWeighting(GradientWeighting):
         return torch.ones_like(weights) if self.heads == "own" else weights
 
     def backward(self, objectives: Objectives, *further: Objectives) -> Tensor:
-        draws = (objectives, *further)
+        draws = (objectives,)
         self.backward_to_the_boundary(draws)
-        (gradients,) = (self.task_gradients(draw) for draw in draws)
+        gradients = self.task_gradients(objectives)
         self.gramian = gradients.matrix @ gradients.matrix.T
         tasks = Tasks.of(self.gramian.diagonal(), draws)
         jacobian = gradients.matrix.masked_fill(~tasks.usable[:, None], 0)
@@ -271,9 +274,12 @@ class JacobianWeighting(GradientWeighting):
         update, weights = self.aggregate(jacobian, tasks.losses, tasks.usable)
         factor = torch.as_tensor(self.factor(weights, tasks.usable)).to(update)
         gradients.write(update * factor)
-        private = self.private(weights * factor, tasks.losses, tasks.usable)
+        shown = self.shown(weights, tasks.usable)
+        if normalizer is not None:
+            shown = shown * normalizer
+        private = self.private(self.coefficients(shown), tasks.losses, tasks.usable)
         self.backward_to_the_private(draws, [gradients], private.to(jacobian.dtype))
-        return tasks.reported(self.shown(weights, tasks.usable))
+        return tasks.reported(shown)
 
 
 def wide(values: Tensor) -> Tensor:

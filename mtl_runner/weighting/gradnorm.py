@@ -57,6 +57,7 @@ class GradNorm(GramianWeighting):
         super().__init__(tasks, every=every, normalize=normalize, heads=heads, scale=scale)
         self.alpha = alpha
         self.layer = layer
+        self.gramian_of = "parameters" if layer == "all" else "parameters (last layer)"
         self.lr = lr
         self.task_weights = nn.Parameter(torch.ones(len(tasks)))
         self.register_buffer("first", torch.zeros(len(tasks)))

@@ -35,7 +35,8 @@ class IMTL(IMTLG):
 
     def backward(self, objectives: Objectives, *further: Objectives) -> Tensor:
         scales = self.log_scale.detach().exp()
-        self.log_scale.grad = (scales * objectives.losses - 1).where(objectives.active, 0)
+        share = 1 / len(self.tasks) if self.scale == "comparable" else 1.0  # as that of ``imtl_l``
+        self.log_scale.grad = share * (scales * objectives.losses - 1).where(objectives.active, 0)
         weights = super().backward(*(scaled(draw, scales) for draw in (objectives, *further)))
         if self.gramian is not None:
             self.gramian = self.gramian / (scales[:, None] * scales)

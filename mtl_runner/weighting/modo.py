@@ -22,7 +22,7 @@ class MoDo(GramianWeighting):
     The weights sum to 1. λ starts at 1/T; a task without labels keeps its λ while the others share the rest. Heads take
     their own gradients, the mean of both halves. A batch that is too small to be divided is used twice.
 
-    Two forward passes over half of the batch, T backward passes through the trunk for each; 2 × T × P numbers.
+    Two forward passes over half of the batch, T backward passes through the trunk for each; 3 × T × P numbers.
 
     Args:
         tasks: names of the tasks.

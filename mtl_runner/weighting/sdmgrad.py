@@ -25,7 +25,7 @@ class SDMGrad(GramianWeighting):
     The weights sum to 1. w starts at 1/T; a task without labels keeps its w while the others share the rest. Heads take
     their own gradients, the mean of the thirds. A batch that is too small to be divided is used three times.
 
-    Three forward passes over a third of the batch; 2T + 1 backward passes through the trunk; 2 × T × P numbers.
+    Three forward passes over a third of the batch; 2T + 1 backward passes through the trunk; 3 × T × P numbers.
 
     Args:
         tasks: names of the tasks.

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,6 +40,7 @@ GRADIENT = [option for option in options("weighting") if issubclass(kind(option)
 GRAMIAN = [option for option in GRADIENT if issubclass(kind(option), GramianWeighting)]
 RANDOM = {"pcgrad", "gradvac", "graddrop"}
 """Those that draw: permuting their tasks permutes their weights on average only."""
+LOOKS_AT_LOSSES = {"gradnorm", "excess_mtl"}
 OWN_SCALES = {"imtl"}
 """Those that train scales of the losses, which weigh in each step anew."""
 NO_HARM = {"mgda", "upgrad", "dualproj", "nash_mtl", "fairgrad", "imtl_g", "config"}
@@ -331,5 +333,49 @@ def test_normalize_is_what_the_method_sees(option: str, normalize: str, make_con
     raw, losses = trainer.weighting.gramian.double(), objectives.losses.double()
     norms = raw.diagonal().sqrt()
     divisor = {"none": torch.ones(4), "l2": norms, "loss": losses, "loss+": losses * norms}[normalize].double()
+    divisor = divisor / divisor.mean()
     assert torch.allclose(seen[0][0], raw / divisor / divisor[:, None], rtol=1e-5)
     assert torch.allclose(seen[0][1], losses)
+
+
+@each_option
+@pytest.mark.parametrize("normalize", ["l2", "loss", "loss+"])
+def test_the_update_is_that_of_the_normalized_gradients(option: str, normalize: str, make_config: MakeConfig) -> None:
+    """As the same method's on a model whose tasks' losses are multiplied so that their gradients are the normalized ones."""
+    if "normalize" not in node(option) or option in OWN_SCALES | LOOKS_AT_LOSSES or make(option, 2).draws > 1:
+        pytest.skip("it normalizes in a way of its own, looks at the losses as well, or at several draws")
+    first, second = (
+        trainer_on(made(), make_config(f"weighting={option}", f"weighting.normalize={chosen}", "weighting.heads=own"))
+        for chosen in (normalize, "none")
+    )
+    objectives, others = (each.objectives(one_batch(each)) for each in (first, second))
+    norms, losses = jacobian(first, one_batch(first), first.shared).norm(dim=1), objectives.losses
+    divisor = {"l2": norms, "loss": losses, "loss+": losses * norms}[normalize]
+    factors = (divisor.mean() / divisor).split([len(part) for part in others.parts])
+    shown = first.weighting.backward(objectives)
+    scaled = replace(others, parts=[part * factor for part, factor in zip(others.parts, factors, strict=True)])
+    plain_weights = second.weighting.backward(scaled)
+    assert torch.allclose(written(first.shared), written(second.shared), rtol=1e-3, atol=1e-5 * float(norms.max()))
+    assert torch.allclose(shown.double(), (plain_weights * torch.cat(factors)).double(), rtol=1e-3, atol=1e-4)
+
+
+@each_option
+def test_weights_that_were_not_found_are_not_reused(option: str, make_config: MakeConfig) -> None:
+    """After a step that is skipped the weights before it hold; a task that had no labels takes the mean weight."""
+    if "every" not in node(option) or make(option, 2).draws > 1 or option in OWN_SCALES:
+        pytest.skip("it has no weights to reuse, or they are those of several draws, or change with its own scales")
+    data = made()
+    trainer = trainer_on(data, make_config(f"weighting={option}", "weighting.every=2"))
+    batch = one_batch(trainer)
+    key = next(key for key, group in trainer.groups.items() if "size" in group.names)
+    place = trainer.names.index("size")
+    without = replace(batch, weights={**batch.weights, key: torch.zeros_like(batch.targets[key])})
+    first = trainer.weighting.backward(trainer.objectives(without))
+    assert first[place] == 0
+    known = torch.arange(len(trainer.names)) != place
+    again = trainer.weighting.backward(trainer.objectives(batch))
+    assert torch.allclose(again[known], first[known].float())
+    assert again[place].item() == pytest.approx(first[known].mean().item(), rel=1e-5)
+    broken = replace(batch, targets={**batch.targets, key: batch.targets[key] * torch.inf})
+    assert trainer.weighting.backward(trainer.objectives(broken)).isnan()[place]
+    assert torch.allclose(trainer.weighting.backward(trainer.objectives(batch)), again)

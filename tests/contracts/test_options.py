@@ -7,7 +7,8 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from handmade import options
+import torch
+from handmade import made, options, trainer_on
 from omegaconf import DictConfig, OmegaConf
 
 from mtl_runner.build import check_combination
@@ -112,3 +113,24 @@ def test_every_optimizer_runs_with_every_scheduler(optimizer: str, scheduler: st
 def test_precision_bf16_runs_with_every_encoder(train: Callable[..., Path]) -> None:
     for encoder in options("encoder"):
         finished(train(f"encoder={encoder}", "trainer.precision=bf16", "trainer.epochs=1"))
+
+
+@pytest.mark.parametrize("weighting", options("weighting"))
+def test_a_step_that_is_not_finite_is_skipped_and_its_task_named(weighting: str, make_config: Callable[..., DictConfig]) -> None:
+    """Whether a loss is infinite, or only a gradient is; the weights stay as they were."""
+    trainer = trainer_on(made(), make_config(f"weighting={weighting}", "trainer.max_skipped=1"))
+    batch = next(trainer.loader.epoch(trainer.training_part(), 1))
+    head = next(group.head for group in trainer.groups.values() if "size" in group.names)
+    hook = head.weight.register_hook(lambda gradient: gradient * torch.nan)
+    before = [parameter.clone() for parameter in trainer.model.parameters()]
+    trainer.train_step(batch)
+    assert trainer.progress.skipped == 1
+    assert all(torch.equal(one, other) for one, other in zip(before, trainer.model.parameters(), strict=True))
+    hook.remove()
+    trainer.train_step(batch)
+    assert trainer.progress.skipped_in_a_row == 0
+    with torch.no_grad():
+        head.weight.fill_(torch.inf)
+    trainer.train_step(batch)
+    with pytest.raises(UserError, match="no finite loss or gradient of size in 2 steps"):
+        trainer.train_step(batch)

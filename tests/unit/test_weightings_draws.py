@@ -214,9 +214,10 @@ def test_the_update_is_the_papers_on_the_draws(
     assert len(draws) == {"modo": 2, "sdmgrad": 3}[option]
     shared = [jacobian(trainer, draw, trainer.shared) for draw in draws]
     private = torch.stack([jacobian(trainer, draw, trainer.private) for draw in draws]).mean(0)
-    unit = ((shared[0] + shared[1]) / 2).norm(dim=1) if normalize == "l2" else torch.ones(4)
+    norms = ((shared[0] + shared[1]) / 2).norm(dim=1)
+    unit = norms / norms.mean() if normalize == "l2" else torch.ones(4)
     theirs = aggregation.MoDoWeighting(gamma=0.001, rho=0.1) if option == "modo" else aggregation.SDMGradWeighting()
-    weights = theirs(((shared[0] @ shared[1].T) / unit[:, None] / unit).double()).float()
+    weights = theirs(((shared[0] @ shared[1].T) / unit[:, None] / unit).double()).float() / unit
     update = weights @ ((shared[0] + shared[1]) / 2 if option == "modo" else shared[2])
     shown = trainer.weighting.backward(*[trainer.objectives(draw) for draw in draws])
     torch.testing.assert_close(shown.float(), 4 * weights, rtol=1e-3, atol=1e-4)
