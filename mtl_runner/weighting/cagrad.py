@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtl_runner.weighting.base import equal_share
 from mtl_runner.weighting.gradient import GramianOptions, GramianWeighting
-from mtl_runner.weighting.solvers import FEW, STEPS, correlations, modulus, pivoted, restricted, splitting
+from mtl_runner.weighting.solvers import FEW, RIDGE, barrier, correlations, modulus, pivoted, restricted, splitting
 
 
 class CAGrad(GramianWeighting):
@@ -40,16 +40,40 @@ class CAGrad(GramianWeighting):
         return (1 + self.c) * equal_share(active)
 
     def weights(self, gramian: Tensor, losses: Tensor, active: Tensor) -> Tensor:
-        matrix, inverse = correlations(gramian)
         kept = active.to(gramian.dtype)
         mean = kept / kept.sum(-1, keepdim=True).clamp_min(1)
-        norms = gramian.diagonal(dim1=-2, dim2=-1).sqrt()
-        inverse = inverse.masked_fill(norms * inverse < 0.5, 0)
         products = (mean.unsqueeze(-2) @ gramian).squeeze(-2)
-        length = dot(products, mean).clamp_min_(0).sqrt_()
-        length = length.masked_fill(length <= 1e-7 * norms.amax(-1, keepdim=True), 0)
-        products = products * (length > 0)
-        return mean + inverse * least_agreement(matrix, products * inverse, inverse, length, self.c)
+        squares = gramian.diagonal(dim1=-2, dim2=-1)
+        largest = squares.amax(-1, keepdim=True)
+        nothing = squares <= 1e-30 * largest
+        square = torch.add(dot(products, mean), largest, alpha=-1e-14).relu_()  # 0 where rounding has the say
+        if gramian.shape[-1] == 2:
+            return mean + two_tasks(gramian, products, nothing, self.c**2 * square)
+        matrix, inverse = correlations(gramian)
+        inverse = inverse.masked_fill(nothing, 0)
+        linear = products * (inverse * (square > 0))
+        return mean + inverse * least_agreement(matrix, linear, inverse, square.sqrt(), self.c)
+
+
+def two_tasks(gramian: Tensor, products: Tensor, nothing: Tensor, square: Tensor) -> Tensor:
+    """φ w / ‖g_w‖, [..., 2], with the w that minimises Σ_t w_t b_t + φ ‖g_w‖, where b is ``products`` and φ² ``square`` [..., 1].
+
+    With both w_t > 0, (G x)_t = μ - b_t: x_1 = (ρ (G_22 - G_12) + b_2 - b_1) / α with α = G_11 - 2 G_12 + G_22 and
+    ρ² = (α φ² - (b_1 - b_2)²) / det G, so that ‖g_x‖ = φ. Where that has no solution x ≥ 0, the other task has all the weight.
+    """
+    squares = gramian.diagonal(dim1=-2, dim2=-1) * (1 + RIDGE)
+    inner = gramian.flip(-1).diagonal(dim1=-2, dim2=-1)
+    others = squares.flip(-1)
+    gaps = others - inner
+    alpha = gaps.sum(-1, keepdim=True)
+    products = products.masked_fill(nothing, torch.inf)
+    differences = products.flip(-1) - products
+    area = squares * others
+    area = area.addcmul(inner, inner, value=-1).maximum(area.mul_(RIDGE)).clamp_min_(torch.finfo(gramian.dtype).tiny)
+    rho = (alpha * square).addcmul(differences, differences, value=-1).relu_().div_(area).sqrt_()
+    both = differences.addcmul(rho, gaps).div_(alpha)
+    alone = (square / squares).sqrt_()
+    return torch.where(both.signbit().flip(-1), alone, both).relu_().masked_fill_(nothing, 0)
 
 
 def least_agreement(matrix: Tensor, linear: Tensor, ones: Tensor, length: Tensor, c: float) -> Tensor:
@@ -60,35 +84,40 @@ def least_agreement(matrix: Tensor, linear: Tensor, ones: Tensor, length: Tensor
     which the function falls for ever.
     """
     tiny = torch.finfo(matrix.dtype).tiny
-    radius = c * length
+    radius, square, high = c * length, (c * length) ** 2, 2 * length
     ones = ones / ones.amax(-1, keepdim=True).clamp_min(tiny)
     right = torch.stack([ones, linear], -1)
+    transposed, wall = right.mT, barrier(matrix)
 
     def trial(held: Tensor) -> Tensor:
-        solution = restricted(matrix, held, right)
-        products = right.mT @ solution.masked_fill(held.unsqueeze(-1), 0)
+        solution = restricted(matrix, wall, held, right)
+        products = transposed @ solution.masked_fill(held.unsqueeze(-1), 0)
         alpha, beta, _, gamma = products.flatten(-2).split(1, -1)
-        root = (beta * beta - alpha * (gamma - radius * radius)).clamp_min_(0).sqrt_()
-        mu = torch.where(alpha > 0, (beta + root) / alpha, 2 * length)  # with nothing free: something has to be
-        return mu * solution[..., 0] - solution[..., 1]
+        root = torch.addcmul(beta * beta, alpha, square - gamma).relu_().sqrt_()
+        mu = torch.where(alpha > 0, (beta + root) / alpha, high)  # with nothing free: something has to be
+        first, second = solution.unbind(-1)
+        return mu * first - second
 
-    start = ones if matrix.shape[-1] <= FEW else guess(matrix, linear, ones, radius)
+    start = ones if matrix.shape[-1] <= FEW else guess(matrix, right, radius)
     weights = pivoted(trial, start, length)
     return weights * (radius / norm(matrix, weights).clamp_min(tiny))
 
 
-def guess(matrix: Tensor, linear: Tensor, ones: Tensor, radius: Tensor) -> Tensor:
-    """About x: steps of the modulus method for min over x ≥ 0 of ½ xᵀ M x + (b - μ e)ᵀ x, with μ what w = x / eᵀ x attains."""
+def guess(matrix: Tensor, right: Tensor, radius: Tensor) -> Tensor:
+    """About x: steps of the modulus method for min over x ≥ 0 of ½ xᵀ M x + (b - μ e)ᵀ x, with μ what w = x / eᵀ x attains.
+
+    e and b are the columns of ``right`` [..., T, 2].
+    """
     inverse, contraction = splitting(matrix)
-    upward, downward = (torch.stack([ones, linear], -2) @ inverse).unbind(-2)
-    values = ones
-    for _ in range(max(matrix.shape[-1], STEPS) // 8):
-        near = values.clamp_min(0)
-        total = dot(near, ones).clamp_min(torch.finfo(matrix.dtype).tiny)
-        value = (dot(near, linear) + radius * norm(matrix, near)) / total
-        offset = (value * upward - downward).unsqueeze(-2)
-        values = modulus(contraction, offset, values.unsqueeze(-2), 8).squeeze(-2)
-    return values.clamp_min(0)
+    upward, downward = (right.mT @ inverse).split(1, -2)
+    values, radius, tiny = right[..., 0].unsqueeze(-2), radius.unsqueeze(-1), torch.finfo(matrix.dtype).tiny
+    for _ in range(4):  # with more, the pivoting that follows is hardly shorter
+        near = values.relu()
+        total, fall = (near @ right).split(1, -1)
+        square = dot(near @ matrix, near).relu_()
+        value = torch.addcmul(fall, radius, square.sqrt_()) / total.clamp_min(tiny)
+        values = modulus(contraction, value * upward - downward, values, 4)
+    return values.squeeze(-2).relu_()
 
 
 def dot(left: Tensor, right: Tensor) -> Tensor:

@@ -37,4 +37,11 @@ class DualProj(GramianWeighting):
         matrix = regularized(gramian, self.reg_eps)
         kept = active.to(gramian.dtype)
         mean = (kept / kept.sum(-1, keepdim=True).clamp_min(1)).unsqueeze(-2)
-        return (mean + nonnegative_quadratic(matrix, mean @ matrix)).squeeze(-2)
+        products = mean @ matrix
+        additions = two_tasks(matrix, products) if matrix.shape[-1] == 2 else nonnegative_quadratic(matrix, products)
+        return (mean + additions).squeeze(-2)
+
+
+def two_tasks(matrix: Tensor, products: Tensor) -> Tensor:
+    """The mean conflicts with one of two tasks at most, and becomes orthogonal to that."""
+    return products.neg().relu_() / matrix.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)

@@ -8,7 +8,7 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from mtl_runner.weighting.gradient import GramianOptions
-from mtl_runner.weighting.pcgrad import PCGrad, gathered
+from mtl_runner.weighting.pcgrad import PCGrad, gathered, places
 from mtl_runner.weighting.proportional import cosines
 
 
@@ -45,29 +45,31 @@ class GradVac(PCGrad):
         orders = self.orders(gramian)
         matrix, norms, moving = cosines(gramian)
         valid = moving.unsqueeze(-1) & moving.unsqueeze(-2)
-        seen, changes = self.vaccinate(matrix, orders, valid)
-        if seen and gramian.dim() == 2:
-            latest = self.averages.scatter(-1, orders[:, :-1], torch.cat(seen, -1).clamp_(-1, 1).to(self.averages.dtype))
+        met, changes = self.vaccinate(matrix, orders, valid)
+        if gramian.dim() == 2:
+            latest = self.averages.scatter(-1, orders[:, :-1], met.to(self.averages.dtype))
             self.averages.lerp_(latest, self.beta * valid.to(self.averages.dtype))
-        total = gathered(orders, [norms.unsqueeze(-1) * change for change in changes], norms)
+        total = gathered(orders, norms.unsqueeze(-1) * changes)
         return (1 + total / norms).masked_fill(~active, 0)
 
-    def vaccinate(self, matrix: Tensor, orders: Tensor, valid: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The cosines that were met, and how much of the other was added, [..., T, 1] for each place of the orders.
+    def vaccinate(self, matrix: Tensor, orders: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """The cosines that were met, and how much of the other was added, [..., T, T - 1] by the places of the orders.
 
         ``matrix`` is the Gramian of unit gradients.
         """
-        wanted = self.averages.to(matrix.dtype)
-        cotangents = wanted * (1 - wanted * wanted).clamp_min(1e-12).rsqrt()
+        averages = self.averages.to(matrix.dtype)
+        cotangents = averages * (1 - averages * averages).clamp_min(1e-12).rsqrt()
         cotangents = (cotangents * valid).gather(-1, orders)  # 0 lets a gradient of zero, orthogonal to all, change nothing
         products, square = matrix.clone(), torch.ones_like(matrix[..., :1])  # <ĝ_i, g_j> and |ĝ_i|^2
-        seen, changes = [], []
-        for place, cotangent in zip(orders.split(1, -1)[:-1], cotangents.split(1, -1), strict=False):
+        met, squares, changes = ([matrix[..., :0]] for _ in range(3))
+        for (place, row), cotangent in zip(places(orders, matrix), cotangents.split(1, -1), strict=False):
             product = products.gather(-1, place)
-            beside = torch.addcmul(square, product, product, value=-1).relu_().sqrt_()
-            change = torch.addcmul(product.neg(), cotangent, beside).relu_()
-            seen.append(product * square.rsqrt())
-            changes.append(change)
-            products.addcmul_(change, matrix.gather(-2, place.expand_as(orders)))
-            square = torch.addcmul(square, change, product.add(product).add_(change)).clamp_min_(1e-24)
-        return seen, changes
+            rest = torch.addcmul(square, product, product, value=-1).clamp_min_(1e-24)  # |ĝ_i|^2 without its part along g_j
+            met.append(product)
+            squares.append(square)
+            wanted = rest.sqrt().mul_(cotangent).maximum(product)
+            square = torch.addcmul(rest, wanted, wanted)
+            changes.append(wanted.sub_(product))
+            products.addcmul_(wanted, row)
+        cosines_met = torch.cat(met, -1) * torch.cat(squares, -1).rsqrt()
+        return cosines_met.clamp_(-1, 1), torch.cat(changes, -1)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mtl_runner.weighting.gradient import GramianWeighting
-from mtl_runner.weighting.solvers import correlations, nonnegative_quadratic
+from mtl_runner.weighting.solvers import RIDGE, correlations, nonnegative_quadratic
 
 
 class MGDA(GramianWeighting):
@@ -22,10 +22,20 @@ class MGDA(GramianWeighting):
     """
 
     def weights(self, gramian: Tensor, losses: Tensor, active: Tensor) -> Tensor:
-        tiny = torch.finfo(gramian.dtype).tiny
-        matrix, inverse = correlations(gramian)
-        inverse = inverse * active
-        inverse = inverse / inverse.amax(-1, keepdim=True).clamp_min(tiny)
-        # y = argmin of ½ yᵀ G y - Σ y over y ≥ 0 is w / ‖Σ_t w_t g_t‖²; here for gradients of length one
-        weights = inverse * nonnegative_quadratic(matrix, -inverse.unsqueeze(-2)).squeeze(-2)
-        return weights / weights.sum(-1, keepdim=True).clamp_min(tiny)
+        weights = two_tasks(gramian, active) if gramian.shape[-1] == 2 else many_tasks(gramian, active)
+        return weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(gramian.dtype).tiny)
+
+
+def many_tasks(gramian: Tensor, active: Tensor) -> Tensor:
+    """y = argmin of ½ yᵀ G y - Σ y over y ≥ 0 is w / ‖Σ_t w_t g_t‖²; here for gradients of length one."""
+    matrix, inverse = correlations(gramian)
+    inverse = inverse * active
+    inverse = inverse / inverse.amax(-1, keepdim=True).clamp_min(torch.finfo(gramian.dtype).tiny)
+    return inverse * nonnegative_quadratic(matrix, -inverse.unsqueeze(-2)).squeeze(-2)
+
+
+def two_tasks(gramian: Tensor, active: Tensor) -> Tensor:
+    """In proportion to w: max(‖g_2‖² - ⟨g_1, g_2⟩, 0) for the first, and vice versa."""
+    others = gramian.diagonal(dim1=-2, dim2=-1).flip(-1).mul_(1 + RIDGE).add_(torch.finfo(gramian.dtype).tiny)
+    falls = others.sub_(gramian.flip(-1).diagonal(dim1=-2, dim2=-1)).relu_()
+    return falls.masked_fill_(~active, 0)

@@ -1,6 +1,7 @@
 """Gradient surgery (PCGrad)."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Unpack
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from mtl_runner.seeding import Draws
 from mtl_runner.weighting.gradient import GramianOptions, GramianWeighting
+from mtl_runner.weighting.solvers import conflict
 
 
 class PCGrad(GramianWeighting):
@@ -16,8 +18,9 @@ class PCGrad(GramianWeighting):
     For each task i, and for j ≠ i in random order: where ⟨ĝ_i, g_j⟩ < 0, ĝ_i ← ĝ_i - ⟨ĝ_i, g_j⟩ / ‖g_j‖² · g_j, starting
     from ĝ_i = g_i; the update is Σ_i ĝ_i. Yu et al., Gradient Surgery for Multi-Task Learning, NeurIPS 2020, Algorithm 1.
 
-    Every ĝ_i is a combination of the g_j, so that the Gramian tells all: the T orders run side by side in T steps. Weights
-    are at least 1; heads take their own gradients, as in the paper. T backward passes through the trunk; T × P numbers.
+    Every ĝ_i is a combination of the g_j, so that the Gramian tells all: the T orders run side by side in T steps; for two
+    tasks there is but one. Weights are at least 1; heads take their own gradients, as in the paper. T backward passes through
+    the trunk; T × P numbers.
 
     Args:
         tasks: names of the tasks.
@@ -39,20 +42,34 @@ class PCGrad(GramianWeighting):
         return draws.argsort(-1)
 
     def weights(self, gramian: Tensor, losses: Tensor, active: Tensor) -> Tensor:
-        orders = self.orders(gramian)
         squares = gramian.diagonal(dim1=-2, dim2=-1)
-        scaled = gramian / squares.masked_fill(squares <= 0, torch.inf).unsqueeze(-2)
+        squares = squares.masked_fill(squares <= 0, torch.inf)
+        additions = conflict(gramian) / squares if gramian.shape[-1] == 2 else self.additions(gramian / squares.unsqueeze(-2))
+        return (1 + additions).masked_fill(~active, 0)
+
+    def additions(self, scaled: Tensor) -> Tensor:
+        """What is added of each gradient, [..., T], from <g_i, g_j> / |g_j|^2."""
+        orders = self.orders(scaled)
         products = scaled.neg()  # for each i: -<g_i, g_j> / |g_j|^2, of g_i as it is by now
-        changes = []
-        for place in orders.split(1, -1)[:-1]:
+        changes = [products[..., :0]]
+        for place, row in places(orders, scaled):
             change = products.gather(-1, place).relu_()
-            products.addcmul_(change, scaled.gather(-2, place.expand_as(orders)), value=-1)
+            products.addcmul_(change, row, value=-1)
             changes.append(change)
-        return (1 + gathered(orders, changes, squares)).masked_fill(~active, 0)
+        return gathered(orders, torch.cat(changes, -1))
 
 
-def gathered(orders: Tensor, changes: Sequence[Tensor], like: Tensor) -> Tensor:
-    """What all tasks together added of the gradient of each, [..., T]; ``changes`` [..., T, 1] are in the order of the task."""
-    if not changes:
-        return torch.zeros_like(like)
-    return torch.zeros_like(like).scatter_add_(-1, orders[..., :-1].flatten(-2), torch.cat(list(changes), -1).flatten(-2))
+def places(orders: Tensor, matrix: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each place of the orders but the last: who has it, [..., T, 1], and their rows of ``matrix``, [..., T, T]."""
+    index, count = orders.mT, matrix.shape[-1]
+    if matrix.dim() > 2:
+        index = index + torch.arange(0, matrix[..., 0].numel(), count, device=matrix.device).view(*matrix.shape[:-2], 1, 1)
+        matrix = matrix.reshape(-1, count)
+    rows = torch.embedding(matrix, index)  # copies whole rows
+    return itertools.islice(zip(orders.split(1, -1), rows.unbind(-3), strict=True), count - 1)
+
+
+def gathered(orders: Tensor, changes: Tensor) -> Tensor:
+    """What all tasks together added of the gradient of each, [..., T], from what each added of its others, [..., T, T - 1]."""
+    total = torch.zeros_like(orders[..., 0], dtype=changes.dtype)
+    return total.scatter_add_(-1, orders[..., :-1].flatten(-2), changes.flatten(-2))

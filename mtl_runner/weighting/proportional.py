@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mtl_runner.weighting.solvers import settled
+from mtl_runner.weighting.solvers import factor_solve, settled
 
 RIDGE = 1e-6
 STEPS = 30
@@ -37,54 +37,63 @@ def proportional(gramian: Tensor, active: Tensor, alpha: float = 1.0) -> Tensor:
     if alpha == 1 and gramian.shape[-1] <= 2:
         scaled = matrix.sum(-1).clamp_min(RIDGE).rsqrt()  # the equation is symmetric in two unit gradients
     else:
-        scaled = newton(matrix, norms.unsqueeze(-1), 1 / alpha).squeeze(-1)
+        scaled = newton(matrix, norms.unsqueeze(-1), 1 / alpha)
     weights = (scaled / norms).masked_fill(~moving, 0)
     others = weights.sum(-1, keepdim=True) / moving.sum(-1, keepdim=True)
     return torch.where(moving, weights, others.nan_to_num(1.0)).masked_fill(~active, 0)
 
 
 def newton(matrix: Tensor, norms: Tensor, power: float) -> Tensor:
-    """z > 0 with (C z)_t = d_t^(p - 1) z_t^(-p), which is the equation of the weights w = z / d.
+    """z > 0, [..., T], with (C z)_t = d_t^(p - 1) z_t^(-p), which is the equation of the weights w = z / d.
 
-    It minimises the convex ½ zᵀCz - Σ d^(p-1) z^(1-p) / (1-p), in which a logarithm stands for the last term if p = 1. Newton's
-    step Δ is shortened: with ρ = max_t -Δ_t / z_t, the second derivative along it grows no faster than (1 - sρ)^(-p-1) at s Δ,
-    so that (1 - (1 + pρ)^(-1/p)) / ρ of it passes neither the minimum nor zero. That is 1 / (1 + ρ) for p = 1; it tends to
-    the whole step, and the convergence to quadratic. Where rounding leaves no positive definite matrix, the last z stays.
+    It minimises the convex ½ zᵀCz - Σ d^(p-1) z^(1-p) / (1-p), in which a logarithm stands for the last term if p = 1, in turns
+    along z itself, where the minimum has a closed form, and along Newton's step Δ. With ρ = max_t -Δ_t / z_t, the second
+    derivative at s Δ is at most (1 - sρ)^(-p-1) times that at 0. So the function falls with the whole step if ρ ≤ ½ and pρ ≤ ½,
+    and else with (1 - (1 + pρ)^(-1/p)) / ρ of it, where that bound is lowest, and which is 1 / (1 + ρ) for p = 1; there
+    1 / (½ + ρ) does as well. In the end convergence is quadratic. Where rounding leaves no positive definite matrix, there is
+    no step.
+
+    z appears only in the sides of the equation times z: K 1 = m with K_st = z_s C_st z_t and m_t = d_t^(p-1) z_t^(1-p).
 
     Args:
-        matrix: C [..., T, T], positive definite.
+        matrix: C [..., T, T], positive definite, with a diagonal of 1 + ``RIDGE``.
         norms: d [..., T, 1].
         power: p.
     """
-    eye = torch.eye(norms.shape[-2], dtype=norms.dtype, device=norms.device)
-    one = torch.ones_like(norms[..., :1, :])
-    scaled = start(matrix, norms, power)
+    first = start(matrix, norms, power)
+    left, right = first * matrix * first.mT, (norms / first) ** (power - 1)
+    one, eye = torch.ones_like(norms[..., :1, :]), torch.eye(norms.shape[-2], dtype=norms.dtype, device=norms.device)
+    total = right.sum(-2, keepdim=True)
     for _ in range(STEPS):
-        inverse = scaled.reciprocal()
-        pull = inverse if power == 1 else (norms * inverse) ** (power - 1) * inverse
-        factor, failed = torch.linalg.cholesky_ex(torch.addcmul(matrix, eye, pull * inverse, value=power))
-        step = torch.cholesky_solve(pull - matrix @ scaled, factor)
-        change = step * inverse
-        length = allowed(one - change.amin(-2, keepdim=True), one, power)
-        scaled = torch.where(failed.view(one.shape) == 0, torch.addcmul(scaled, step, length), scaled)
-        if settled(change.abs() < CLOSE):
+        sums = left.sum(-1, keepdim=True)
+        ratio = (total / sums.sum(-2, keepdim=True).abs_()).clamp_max_(1 / RIDGE)
+        if power != 1:
+            right.mul_(ratio ** ((1 - power) / (1 + power)))
+            ratio **= 2 / (1 + power)
+        factor, failed = torch.linalg.cholesky_ex(torch.addcmul(left.mul_(ratio), eye, right, value=power))
+        change = factor_solve(factor, torch.addcmul(right, sums, ratio, value=-1))
+        if failed.device.type != "cpu" or failed.any():
+            change.masked_fill_(failed.view(one.shape).bool(), 0)
+        growth = torch.addcmul(one, change, allowed(change.amin(-2, keepdim=True), one, power))
+        left.mul_(growth).mul_(growth.mT)
+        if power != 1:
+            right.mul_(growth ** (1 - power))
+            total = right.sum(-2, keepdim=True)
+        if settled(change.abs_() < CLOSE):
             break
-    return scaled
+    return left.diagonal(dim1=-2, dim2=-1).div(1 + RIDGE).sqrt_()
 
 
 def start(matrix: Tensor, norms: Tensor, power: float) -> Tensor:
-    """The solution without inner products between tasks, times the factor at which the sum of all equations holds."""
-    if power == 1:
-        return matrix.sum(-1, keepdim=True).mean(-2, keepdim=True).clamp_min(RIDGE).rsqrt().expand_as(norms)
+    """The solution without inner products between tasks, and what they change in it as long as they are small."""
     alone = norms ** ((power - 1) / (power + 1))
-    together = (alone * (matrix @ alone)).sum(-2, keepdim=True)
-    return alone * (alone.square().sum(-2, keepdim=True) / together).clamp(1e-3, 1 / RIDGE) ** (1 / (1 + power))
+    return alone * ((matrix @ alone) / alone).clamp_min_(0.25) ** (-1 / (power + 1))
 
 
-def allowed(growth: Tensor, one: Tensor, power: float) -> Tensor:
-    """The part of the step that is safe where 1 + ρ is ``growth``."""
-    growth = torch.maximum(growth, one)
+def allowed(least: Tensor, one: Tensor, power: float) -> Tensor:
+    """The part of the step that is safe where -ρ is ``least``."""
     if power == 1:
-        return growth.reciprocal()
-    decrease = (growth - one).clamp_min(1e-9)
-    return (one - ((one + power * decrease) ** (-1 / power)).clamp_min(1e-3)) / decrease  # 1e-3: for rounding's sake
+        return (0.5 - least).clamp_min_(1).reciprocal_()
+    decrease = least.neg().clamp_min_(1e-9)
+    part = (one - ((one + power * decrease) ** (-1 / power)).clamp_min(1e-3)) / decrease  # 1e-3: for rounding's sake
+    return torch.where(decrease <= 0.5 / max(power, 1), one, part)

@@ -41,9 +41,9 @@ def nonnegative_quadratic(matrix: Tensor, linear: Tensor) -> Tensor:
         inverse, contraction = splitting(matrix)
         start = start @ inverse
         start = modulus(contraction, start, start, max(count, STEPS))
-    matrix, right = matrix.unsqueeze(-3), -linear.unsqueeze(-1)
+    matrix, right, wall = matrix.unsqueeze(-3), -linear.unsqueeze(-1), barrier(matrix)
     scale = linear.abs().amax(-1, keepdim=True)
-    return pivoted(lambda held: restricted(matrix, held, right).squeeze(-1), start, scale)
+    return pivoted(lambda held: restricted(matrix, wall, held, right).squeeze(-1), start, scale)
 
 
 def splitting(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,10 +62,25 @@ def modulus(contraction: Tensor, offset: Tensor, values: Tensor, steps: int) -> 
     return values
 
 
-def restricted(matrix: Tensor, held: Tensor, right: Tensor) -> Tensor:
-    """x [..., T, N] with M x = b where x is free; where it is held at zero, (b - M x) / ``HELD``: nearly zero."""
-    factor, _ = torch.linalg.cholesky_ex(matrix + torch.diag_embed(held.to(matrix.dtype) * HELD))
-    return torch.cholesky_solve(right, factor)
+def barrier(matrix: Tensor) -> Tensor:
+    """``HELD`` on the diagonal."""
+    return HELD * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+
+
+def restricted(matrix: Tensor, wall: Tensor, held: Tensor, right: Tensor) -> Tensor:
+    """x [..., T, N] with M x = b where x is free; where it is held at zero, (b - M x) / ``HELD``: nearly zero.
+
+    ``wall`` is ``barrier`` of M.
+    """
+    factor, _ = torch.linalg.cholesky_ex(torch.addcmul(matrix, wall, held.to(matrix.dtype).unsqueeze(-1)))
+    return factor_solve(factor, right)
+
+
+def factor_solve(factor: Tensor, right: Tensor) -> Tensor:
+    """x [..., T, N] with L Lᵀ x = b; ``cholesky_solve`` takes longer."""
+    half = torch.linalg.solve_triangular(factor, right, upper=False)
+    whole: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
+    return whole
 
 
 def infeasible(values: Tensor, held: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,6 +135,11 @@ def descent(trial: Trial, values: Tensor, scale: Tensor) -> Tensor:
         enters = wrong & held & (signed <= signed.masked_fill(~held, 0).amin(-1, keepdim=True))
         held = torch.where(falling.any(-1, keepdim=True), held | leaves, held & ~enters)
     return values
+
+
+def conflict(gramian: Tensor) -> Tensor:
+    """For two tasks max(-⟨g_1, g_2⟩, 0), [..., 2], once for each."""
+    return gramian.flip(-1).diagonal(dim1=-2, dim2=-1).neg().relu_()
 
 
 def correlations(gramian: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from annotated_types import Gt
 from torch import Tensor
 
 from mtl_runner.weighting.gradient import GramianOptions, GramianWeighting
-from mtl_runner.weighting.solvers import nonnegative_quadratic
+from mtl_runner.weighting.solvers import conflict, nonnegative_quadratic
 
 
 class UPGrad(GramianWeighting):
@@ -37,8 +37,18 @@ class UPGrad(GramianWeighting):
     def weights(self, gramian: Tensor, losses: Tensor, active: Tensor) -> Tensor:
         matrix = regularized(gramian, self.reg_eps)
         kept = active.to(gramian.dtype)
-        additions = kept.unsqueeze(-2) @ nonnegative_quadratic(matrix, matrix)
-        return (kept + additions.squeeze(-2)) / kept.sum(-1, keepdim=True).clamp_min(1)
+        additions = two_tasks(matrix) if matrix.shape[-1] == 2 else many_tasks(matrix, kept)
+        return (kept + additions) / kept.sum(-1, keepdim=True).clamp_min(1)
+
+
+def many_tasks(matrix: Tensor, kept: Tensor) -> Tensor:
+    """What the projections of the gradients that are ``kept`` add to the weights."""
+    return (kept.unsqueeze(-2) @ nonnegative_quadratic(matrix, matrix)).squeeze(-2)
+
+
+def two_tasks(matrix: Tensor) -> Tensor:
+    """The same: where they conflict, each becomes orthogonal to the other."""
+    return conflict(matrix) / matrix.diagonal(dim1=-2, dim2=-1)
 
 
 def regularized(gramian: Tensor, reg_eps: float) -> Tensor:

@@ -193,7 +193,28 @@ def test_hostile_gramians_give_finite_weights_that_are_not_negative(method: type
             torch.testing.assert_close(found, found.mean().expand(tasks), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("tasks", [2, 4, 7, 15])
+@each_method
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+def test_two_tasks_in_closed_form_get_what_the_solver_finds(method: type[GramianWeighting], scale: float) -> None:
+    """A third task that is not active makes it three for the solver."""
+    awkward = torch.cat([*awkward_gramians(200, 2).values(), *(each[None] for each in hostile_gramians(2).values())])
+    gramians = scale * torch.cat([awkward, two(1, -1 + 1e-9, 1)[None], two(1, 1 - 1e-9, 1)[None], two(0, 0, 1)[None]])
+    for kept in ([True, True], [True, False], [False, True], [False, False]):
+        active = torch.tensor(kept).expand(len(gramians), 2)
+        masked = gramians * (active[..., :, None] & active[..., None, :])
+        three = torch.nn.functional.pad(masked, (0, 1, 0, 1)), torch.nn.functional.pad(active, (0, 1))
+        found, expected = weights(method, masked, active), weights(method, *three)[:, :2]
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("c", [0.0, 0.3, 1.0, 2.0])
+def test_cagrad_of_two_tasks_in_closed_form_gets_what_the_solver_finds(c: float) -> None:
+    gramians = awkward_gramians(200, 2)["unequal"]
+    three = torch.nn.functional.pad(gramians, (0, 1, 0, 1)), torch.tensor([True, True, False]).expand(200, 3)
+    torch.testing.assert_close(weights(CAGrad, gramians, c=c), weights(CAGrad, *three, c=c)[:, :2], rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("tasks", [3, 4, 7, 15])
 def test_awkward_gramians_are_solved_before_the_limit(tasks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     finished: list[bool] = []
     settled = solvers.settled

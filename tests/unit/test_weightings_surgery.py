@@ -116,6 +116,19 @@ def test_two_tasks_need_no_draw_and_agree_with_torchjd() -> None:
             assert torch.allclose(weights(ours, gramian), theirs(gramian), rtol=1e-5)
 
 
+def test_two_tasks_in_closed_form_get_what_the_loop_finds() -> None:
+    """A third task that is not active makes it three for the loop."""
+    draws = torch.Generator().manual_seed(2)
+    jacobian = torch.randn(50, 2, 3, generator=draws, dtype=torch.float64)
+    gramians = torch.cat([jacobian @ jacobian.mT, torch.stack(list(hostile_gramians(2).values()))])
+    for kept in ([True, True], [True, False], [False, False]):
+        active = torch.tensor(kept).expand(len(gramians), 2)
+        masked = gramians * (active[..., :, None] & active[..., None, :])
+        three = torch.nn.functional.pad(masked, (0, 1, 0, 1)), torch.nn.functional.pad(active, (0, 1))
+        expected = weights(PCGrad(["t"] * 3), *three)[:, :2]
+        torch.testing.assert_close(weights(PCGrad(["t"] * 2), masked, active), expected)
+
+
 @each_kind
 def test_means_over_many_orders_are_those_of_torchjd(kind: type[PCGrad]) -> None:
     draws = torch.Generator().manual_seed(0)
