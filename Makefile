@@ -28,8 +28,9 @@ lint: $(VENV)/.installed-test ## check style and common mistakes
 types: $(VENV)/.installed-test ## check types
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed ## time the training step against a hand-written loop
-	$(BIN)/python benchmarks/step.py $(ARGS)
+bench: $(VENV)/.installed ## time the training step, plain and with every weighting, against a hand-written loop
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/weighting.py $(ARGS)
 
 ui: $(VENV)/.installed ## show the runs in MLflow, at 127.0.0.1
 	$(BIN)/mtl ui $(ARGS)

@@ -93,7 +93,9 @@ def test_equal_weights_get_stuck_in_the_valley(toy: ModuleType, front: Tensor) -
     assert abs(0.5 * (-x + 3) + torch.tanh(-y) + 2) < 0.3, "it is in the valley"
 
 
-@pytest.mark.parametrize("option", ["mgda", "cagrad", "nash_mtl", "upgrad"])
+@pytest.mark.parametrize(
+    "option", ["mgda", *(pytest.param(option, marks=pytest.mark.slow) for option in ("cagrad", "nash_mtl", "upgrad"))]
+)
 def test_gradient_based_weightings_come_to_the_front(toy: ModuleType, front: Tensor, option: str) -> None:
     assert torch.cdist(end(toy, option)[None], front).min() < toy.NEAR
 

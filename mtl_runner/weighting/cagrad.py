@@ -19,7 +19,8 @@ class CAGrad(GramianWeighting):
     g_w = Σ_t w_t g_t and w ≥ 0, Σ_t w_t = 1, that minimises ⟨g_w, g_0⟩ + c ‖g_0‖ ‖g_w‖. Liu et al., Conflict-Averse Gradient
     Descent for Multi-task Learning, NeurIPS 2021, Algorithm 1.
 
-    The dual is solved exactly, where the authors' code asks a general optimizer. A task whose gradient is zero has no say, as no
+    The dual is solved exactly but for a ridge of 1e-6 ‖g_t‖² on the Gramian's diagonal, where the authors' code asks a general
+    optimizer; with norms that differ a thousandfold the ridge is felt. A task whose gradient is zero has no say, as no
     d would help it; the paper's weights are not defined then. Where g_w would be zero, the second part is at most
     c ‖g_0‖ long. Weights are at least 1/T; those of identical tasks sum to 1 + c. Heads take their own gradients, as
     in the authors' code. T backward passes through the trunk; T × P numbers.

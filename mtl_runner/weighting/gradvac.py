@@ -42,34 +42,52 @@ class GradVac(PCGrad):
         self.register_buffer("averages", torch.zeros(len(tasks), len(tasks)))
 
     def weights(self, gramian: Tensor, losses: Tensor, active: Tensor) -> Tensor:
-        orders = self.orders(gramian)
         matrix, norms, moving = cosines(gramian)
+        total = (self.of_two if len(self.tasks) == 2 else self.of_many)(matrix, norms, moving)
+        return (1 + total / norms).masked_fill(~active, 0)
+
+    def of_two(self, matrix: Tensor, norms: Tensor, moving: Tensor) -> Tensor:
+        """What the tasks together added of the direction of each gradient, [..., 2]; the averages move."""
+        valid = moving.all(-1, keepdim=True)
+        cosine = matrix.flip(-1).diagonal(dim1=-2, dim2=-1)
+        averages = self.averages.view(-1)[1:3]  # of the first with the second, and of the second with the first
+        sine = (1 - cosine * cosine).relu_().sqrt_()
+        changes = sine.mul_(cotangents(averages.to(matrix.dtype)) * valid).sub_(cosine).relu_()
+        if matrix.dim() == 2:
+            averages.lerp_(cosine.clamp(-1, 1).to(averages.dtype), self.beta * valid.to(averages.dtype))
+        return (norms * changes).flip(-1)
+
+    def of_many(self, matrix: Tensor, norms: Tensor, moving: Tensor) -> Tensor:
+        """The same for more tasks, [..., T]."""
+        orders = self.orders(matrix)
         valid = moving.unsqueeze(-1) & moving.unsqueeze(-2)
         met, changes = self.vaccinate(matrix, orders, valid)
-        if gramian.dim() == 2:
+        if matrix.dim() == 2:
             latest = self.averages.scatter(-1, orders[:, :-1], met.to(self.averages.dtype))
             self.averages.lerp_(latest, self.beta * valid.to(self.averages.dtype))
-        total = gathered(orders, norms.unsqueeze(-1) * changes)
-        return (1 + total / norms).masked_fill(~active, 0)
+        return gathered(orders, norms.unsqueeze(-1) * changes)
 
     def vaccinate(self, matrix: Tensor, orders: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """The cosines that were met, and how much of the other was added, [..., T, T - 1] by the places of the orders.
 
         ``matrix`` is the Gramian of unit gradients.
         """
-        averages = self.averages.to(matrix.dtype)
-        cotangents = averages * (1 - averages * averages).clamp_min(1e-12).rsqrt()
-        cotangents = (cotangents * valid).gather(-1, orders)  # 0 lets a gradient of zero, orthogonal to all, change nothing
+        goals = cotangents(self.averages.to(matrix.dtype)) * valid  # 0 lets a gradient of zero, orthogonal to all, change nothing
         products, square = matrix.clone(), torch.ones_like(matrix[..., :1])  # <ĝ_i, g_j> and |ĝ_i|^2
         met, squares, changes = ([matrix[..., :0]] for _ in range(3))
-        for (place, row), cotangent in zip(places(orders, matrix), cotangents.split(1, -1), strict=False):
+        for (place, row), goal in zip(places(orders, matrix), goals.gather(-1, orders).split(1, -1), strict=False):
             product = products.gather(-1, place)
             rest = torch.addcmul(square, product, product, value=-1).clamp_min_(1e-24)  # |ĝ_i|^2 without its part along g_j
             met.append(product)
             squares.append(square)
-            wanted = rest.sqrt().mul_(cotangent).maximum(product)
+            wanted = rest.sqrt().mul_(goal).maximum(product)
             square = torch.addcmul(rest, wanted, wanted)
             changes.append(wanted.sub_(product))
             products.addcmul_(wanted, row)
         cosines_met = torch.cat(met, -1) * torch.cat(squares, -1).rsqrt()
         return cosines_met.clamp_(-1, 1), torch.cat(changes, -1)
+
+
+def cotangents(cosines: Tensor) -> Tensor:
+    """Of the angles that have these cosines."""
+    return cosines * (1 - cosines * cosines).clamp_min_(1e-12).rsqrt_()

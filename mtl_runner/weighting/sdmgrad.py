@@ -20,7 +20,7 @@ class SDMGrad(GramianWeighting):
     w takes ``steps`` projected steps with momentum, w ← Π_Δ(w - lr · v), v ← momentum · v + A (w + λ/n), from where it was
     after the last batch, with A = J(ξ) J(ξ')ᵀ / s² and s the mean of the square roots of its diagonal (0 where negative).
     ξ, ξ' and ζ are independent thirds of the batch. Xiao, Ban & Ji, Direction-oriented Multi-objective Learning: Simple and
-    Provable Stochastic Algorithms, NeurIPS 2023, Algorithm 1; A, momentum and the defaults are those of the authors' code.
+    Provable Stochastic Algorithms, NeurIPS 2023, Algorithm 1; A, momentum and the defaults are those of its reimplementations.
 
     The weights sum to 1. w starts at 1/T; a task without labels keeps its w while the others share the rest. Heads take
     their own gradients, the mean of the thirds. A batch that is too small to be divided is used three times.

@@ -77,7 +77,13 @@ def test_a_refusal_is_a_message(option: str, make_config: Callable[..., DictConf
     assert option in EVERY and reason and len(str(refused.value).splitlines()) <= 2
 
 
-@pytest.mark.parametrize(("sharing", "weighting"), [*product(options("sharing"), options("weighting"))])
+@pytest.mark.parametrize(
+    ("sharing", "weighting"),
+    [
+        pytest.param(sharing, weighting, marks=pytest.mark.slow if sharing == "none" else [])  # there no weighting plays a part
+        for sharing, weighting in product(options("sharing"), options("weighting"))
+    ],
+)
 def test_every_sharing_runs_with_every_weighting(
     sharing: str, weighting: str, make_config: Callable[..., DictConfig], train: Callable[..., Path]
 ) -> None:

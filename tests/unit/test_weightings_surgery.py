@@ -144,6 +144,22 @@ def test_means_over_many_orders_are_those_of_torchjd(kind: type[PCGrad]) -> None
     assert ((ours.mean(0) - samples.mean(0)).abs() < 4.5 * error + 1e-9).all()
 
 
+@each_kind
+def test_batches_are_worked_on_one_by_one(kind: type[PCGrad], monkeypatch: pytest.MonkeyPatch) -> None:
+    for tasks in (1, 2, 6):
+        jacobian = torch.randn(3, 4, tasks, 4, generator=torch.Generator().manual_seed(tasks), dtype=torch.float64)
+        gramians = jacobian @ jacobian.mT
+        method = kind(["t"] * tasks)
+        orders = method.orders(gramians)
+        given_orders(method, orders, monkeypatch)
+        together = weights(method, gramians)
+        for i in range(3):
+            for j in range(4):
+                alone = kind(["t"] * tasks)
+                given_orders(alone, orders[i, j], monkeypatch)
+                torch.testing.assert_close(together[i, j], weights(alone, gramians[i, j]))
+
+
 def test_every_order_of_the_others_is_as_likely() -> None:
     orders = PCGrad(["t"] * 4).orders(torch.zeros(6000, 4, 4, dtype=torch.float64))
     assert (orders.sort(-1).values == torch.arange(4)).all() and (orders[..., -1] == torch.arange(4)).all()
