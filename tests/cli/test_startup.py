@@ -3,6 +3,7 @@
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -34,12 +35,16 @@ def test_nothing_heavy_is_imported(command: str) -> None:
 
 @pytest.mark.parametrize("command", ["mtl-run --help", "mtl --help"])
 def test_help_takes_less_than_a_second(command: str) -> None:
-    """Of the processor's time: other tests run beside this one."""
+    """Of the processor's time, or five times what the import of Hydra takes where a busy machine makes that long."""
 
-    def seconds() -> float:
+    def seconds(run: Callable[[], object]) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert _start(command)
+        assert run() is not None
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
-    assert min(seconds() for _ in range(3)) < 1.0
+    def imports() -> object:
+        return subprocess.run([sys.executable, "-c", "import hydra._internal.hydra, hydra._internal.utils, typer"], check=True)
+
+    times = [(seconds(lambda: _start(command)), seconds(imports)) for _ in range(3)]
+    assert min(time for time, _ in times) < max(1.0, 5 * min(time for _, time in times)), times
