@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 Fields = Mapping[str, Tensor]
-"""One stream's input by field: ``numeric`` [N, D], ``categorical`` [N, K] (integer), ``image`` [N, channels, height, width] …"""
+"""One stream's input by field: ``numeric`` [N, D], ``categorical`` [N, K] (integer), ``image`` [N, channels, height, width],
+``tokens`` [N, length] (integer, 0 is padding) …"""
 
 Role = Literal["main", "auxiliary"]
 MISSING = -100
@@ -28,6 +29,8 @@ class StreamSpec:
     """Number of categories of each column of ``categorical``, the index for unseen and missing ones included."""
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Names of the columns of a field, where they have any."""
+    vocabulary: int = 0
+    """Number of different ``tokens``, 0 (padding) and 1 (unknown) included."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,15 @@ class Data:
     """Hash of the data as they were read: two runs with the same one saw the same data."""
     notes: tuple[str, ...] = ()
     """What was guessed, left out or repaired, one line each; said once."""
+
+
+def example(spec: StreamSpec) -> Fields:
+    """One example of a stream without content: numbers are 0, categories and tokens unknown."""
+    empty = {"categorical": torch.zeros, "tokens": torch.ones}
+    return {
+        name: empty[name](1, *shape, dtype=torch.long) if name in empty else torch.zeros(1, *shape)
+        for name, shape in spec.fields.items()
+    }
 
 
 def labelled(targets: Tensor) -> Tensor:

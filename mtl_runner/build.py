@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -76,9 +76,10 @@ def check_combination(config: DictConfig | Node) -> None:
         raise UserError(_nothing_shared(config, f"sharing={_option(config['sharing'])} has none"))
     needs = plug(config["encoder"], "encoder", allowed).func.needs  # type: ignore[attr-defined]
     provides = plug(config["dataset"], "dataset", allowed).func.provides  # type: ignore[attr-defined]
-    if needs and provides and needs not in provides:
+    if needs and provides and not set(needs) & set(provides):
         chosen = (
-            f"encoder={_option(config['encoder'])} reads {needs}, dataset={_option(config['dataset'])} has {choices(provides)}"
+            f"encoder={_option(config['encoder'])} reads {choices(needs)}, "
+            f"dataset={_option(config['dataset'])} has {choices(provides)}"
         )
         raise UserError(f"{chosen}; encoder=mlp reads any fields")
 
@@ -136,17 +137,26 @@ def make_strategies(config: Node, targets: Mapping[str, TargetSpec]) -> tuple[di
     return strategies, notes
 
 
-def make_model(config: Node, streams: Mapping[str, StreamSpec], targets: Mapping[str, TargetSpec]) -> MultiTaskModel:
-    """The untrained model, on the CPU; the same seed gives the same weights."""
+def make_model(
+    config: Node,
+    streams: Mapping[str, StreamSpec],
+    targets: Mapping[str, TargetSpec],
+    load: Callable[[Encoder], None] = lambda encoder: None,
+) -> MultiTaskModel:
+    """The untrained model, on the CPU; the same seed gives the same weights. ``load`` may give each encoder other ones."""
     seed, allowed = config["seed"], config["allow_modules"]
     tasks = make_tasks(targets)
     make_encoder = plug(config["encoder"], "encoder", allowed)
 
     def encoder(names: Sequence[str], name: str) -> Encoder:
         with seeded(seed, "encoder", name):
-            return cast(Encoder, make_encoder({stream: streams[stream] for stream in names}))
+            made = cast(Encoder, make_encoder({stream: streams[stream] for stream in names}))
+        load(made)
+        return made
 
-    sharing: Sharing = plug(config["sharing"], "sharing", allowed)(encoder, {task.name: task.spec.stream for task in tasks})
+    make_sharing = plug(config["sharing"], "sharing", allowed)
+    with seeded(seed, "sharing"):
+        sharing: Sharing = make_sharing(encoder, {task.name: task.spec.stream for task in tasks})
     return MultiTaskModel(sharing, tasks, seed, _criteria(config, targets))
 
 

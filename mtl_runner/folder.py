@@ -1,6 +1,9 @@
 """The run folder: everything about a run in plain files, whether or not a tracker listens."""
 
+import csv
+import io
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -21,8 +24,8 @@ class RunFolder:
 
     ``config.yaml`` the resolved configuration · ``data.json`` streams, targets and the fitted preparation ·
     ``status.json`` state and origin · ``metrics.jsonl`` a line an epoch · ``test_metrics.json`` · ``confusion.json`` ·
-    ``gradients.json``, where gradients were compared · ``checkpoints/`` last and best · ``weights.safetensors`` ·
-    ``figures/`` · ``run.log``.
+    ``gradients.json``, where gradients were compared · ``sharing/`` what a sharing mode has learned, as CSV ·
+    ``checkpoints/`` last and best · ``weights.safetensors`` · ``figures/`` · ``run.log``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,6 +42,19 @@ class RunFolder:
     def write_json(self, name: str, value: Any) -> None:
         """Whole or not at all, as the others who read it may come at any time."""
         write_text(self.path / name, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+    def write_table(
+        self, name: str, title: str, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]]
+    ) -> None:
+        """A matrix with names as CSV, its title in the corner; NaN is an empty cell."""
+        lines = io.StringIO(newline="")
+        writer = csv.writer(lines)
+        writer.writerow([title, *columns])
+        writer.writerows(
+            [row, *("" if math.isnan(value) else f"{value:.6g}" for value in line)]
+            for row, line in zip(rows, values, strict=True)
+        )
+        write_text(self.path / name, lines.getvalue())
 
     def read_json(self, name: str) -> Any:
         path = self.path / name
@@ -110,6 +126,7 @@ def read_specs(known: Mapping[str, Any]) -> tuple[dict[str, StreamSpec], dict[st
             {field: tuple(shape) for field, shape in spec["fields"].items()},
             tuple(spec["cardinalities"]),
             {field: tuple(names) for field, names in spec["names"].items()},
+            spec.get("vocabulary", 0),
         )
         for name, spec in known["streams"].items()
     }
@@ -128,6 +145,7 @@ def now() -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
+    path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(text)
     temporary.replace(path)

@@ -81,6 +81,8 @@ class GradientStatistics:
     def __init__(self, tasks: Sequence[str], of: str = "parameters") -> None:
         self.tasks = list(tasks)
         self.of = of
+        self.cosines: Tensor | None = None
+        """[T, T]: means over the last epoch; NaN where no step had both tasks."""
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._epoch: Sums | None = None
         self._whole: Sums | None = None
@@ -95,9 +97,11 @@ class GradientStatistics:
     def end_epoch(self) -> dict[str, float]:
         """``gradient/<task>/norm``, the mean over the epoch; ``…/cosine`` and ``…/conflicts``, over its pairs with the others."""
         self._reduce()
+        self.cosines = None
         if self._epoch is None:
             return {}
         pairs, norms = self._epoch.pairs.sum(-1), self._epoch.norms
+        self.cosines = self._epoch.pairs[0] / self._epoch.pairs[2]
         self._whole, self._epoch = self._epoch + self._whole, None
         kinds = ("norm", "cosine", "conflicts")
         means = torch.stack([norms[0] / norms[1], pairs[0] / pairs[2], pairs[1] / pairs[2]]).tolist()

@@ -1,4 +1,7 @@
-"""Heads: from features to the outputs of the tasks that run as one."""
+"""Heads: from features to the outputs of the tasks that run as one.
+
+Shape legend: T tasks, N examples, O outputs of a task (per position, where there are positions), C channels, H × W positions.
+"""
 
 from collections.abc import Sequence
 
@@ -16,21 +19,52 @@ class LinearHeads(nn.Module):
         outputs: numbers per example and task, O.
         tasks: names of the T tasks; the initial weights of a head depend on its task's name and ``seed`` alone.
         seed: of the run.
+        positions: dimensions of the features, counted from the last one (-1), whose mean is taken first.
     """
 
-    def __init__(self, width: int, outputs: int, tasks: Sequence[str], seed: int) -> None:
+    def __init__(self, width: int, outputs: int, tasks: Sequence[str], seed: int, positions: tuple[int, ...] = ()) -> None:
         super().__init__()
+        self.positions = positions
         layers = [_linear(width, outputs, name, seed) for name in tasks]
         self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))  # [T, O, width]
         self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))  # [T, O]
 
     def forward(self, features: Tensor, apart: bool = False) -> Tensor:
         """Outputs [T, N, O] from features [N, …] that all T tasks share, or, ``apart``, from features [T, N, …] of each."""
+        if self.positions:
+            features = features.mean(self.positions)
         if apart:
             return torch.baddbmm(self.bias[:, None], features.flatten(2), self.weight.transpose(1, 2))
         tasks, outputs, _ = self.weight.shape
         flat = nn.functional.linear(features.flatten(1), self.weight.flatten(0, 1), self.bias.flatten())
         return flat.view(-1, tasks, outputs).transpose(0, 1)
+
+
+class MapHeads(nn.Module):
+    """T convolutions 1 × 1 as one: O outputs for each position of a map, [T, N, O · H · W] in the order O, H, W.
+
+    Args:
+        channels: of the map, C.
+        outputs: numbers per position and task, O.
+        tasks: names of the T tasks; the initial weights of a head depend on its task's name and ``seed`` alone.
+        seed: of the run.
+    """
+
+    def __init__(self, channels: int, outputs: int, tasks: Sequence[str], seed: int) -> None:
+        super().__init__()
+        layers = [_linear(channels, outputs, name, seed) for name in tasks]
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))  # [T, O, C]
+        self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))  # [T, O]
+
+    def forward(self, features: Tensor, apart: bool = False) -> Tensor:
+        """Outputs from a map [N, C, H, W] that all T tasks share, or, ``apart``, from maps [T, N, C, H, W] of each."""
+        if apart:
+            each: Tensor = self.weight[:, None] @ features.flatten(3)  # [T, N, O, H · W]
+            return each.add(self.bias[:, None, :, None].to(each.dtype)).flatten(2)
+        kernels = self.weight.flatten(0, 1)[..., None, None]
+        flat = nn.functional.conv2d(features, kernels, self.bias.flatten())
+        together: Tensor = flat.unflatten(1, self.bias.shape)  # [N, T, O, H, W]; ``len`` would fix N in an exported program
+        return together.transpose(0, 1).flatten(2)
 
 
 def _linear(width: int, outputs: int, name: str, seed: int) -> nn.Linear:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mtl_runner.batch import Fields
 from mtl_runner.imbalance.base import Criterion
+from mtl_runner.seeding import seeded
 from mtl_runner.sharing.base import Boundary, Sharing
 from mtl_runner.tasks.base import Task
 from mtl_runner.tasks.group import TaskGroup
@@ -48,38 +49,51 @@ class MultiTaskModel(nn.Module):
             self.groups[f"{number}_{members[0].kind}"] = group
         self.task_groups: dict[str, TaskGroup] = dict(self.groups.items())  # type: ignore[arg-type]
         self.order = [name for group in self.task_groups.values() for name in group.names]
+        self.routed = type(sharing).route is not Sharing.route
+        with seeded(seed, "sharing", "heads"):
+            sharing.meet(list(self.task_groups.values()))
 
     def outputs(self, inputs: Mapping[str, Fields], groups: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Outputs [T, N, …] of each group, or of the named ones."""
         boundary = self.sharing.trunk(inputs)
-        chosen = self.task_groups if groups is None else groups
-        return {
-            key: self.task_groups[key](self.sharing.branch(self.task_groups[key].names[0], boundary, inputs)) for key in chosen
-        }
+        outputs: dict[str, Tensor] = {}
+        for key in self.task_groups if groups is None else groups:
+            names = self.task_groups[key].names
+            outputs[key] = self._heads(key, self.sharing.branch(names, boundary, inputs), outputs)
+        return outputs
 
     def outputs_apart(
         self, inputs: Mapping[str, Fields], groups: Iterable[str]
     ) -> tuple[dict[str, Tensor], Boundary, list[Boundary]]:
         """Outputs as above, the boundary, and the copy of it that each group reads: leaves [T, …], a slice for each task.
 
-        The outputs' gradients reach the copies and not the trunk. Tasks that run as one read the boundary as it is, so their
-        copies may have the further dimension; a group of one task gets its own without it.
+        The outputs' gradients reach the copies and not the trunk. A group of one task gets its own without the first dimension.
         """
         boundary = self.sharing.trunk(inputs)
-        outputs, copies = {}, []
+        outputs: dict[str, Tensor] = {}
+        copies = []
         for key in groups:
-            group = self.task_groups[key]
-            own = tuple(value.detach().expand(len(group.names), *value.shape).requires_grad_() for value in boundary)
-            apart = len(group.names) > 1
-            features = self.sharing.branch(group.names[0], own if apart else tuple(copy[0] for copy in own), inputs)
-            outputs[key] = group(features, apart)
+            names = self.task_groups[key].names
+            own = tuple(value.detach().expand(len(names), *value.shape).requires_grad_() for value in boundary)
+            apart = len(names) > 1
+            read = own if apart else tuple(copy[0] for copy in own)
+            outputs[key] = self._heads(key, self.sharing.branch(names, read, inputs, apart), outputs)
             copies.append(own)
         return outputs, boundary, copies
 
+    def _heads(self, key: str, features: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
+        """The outputs of a group; ``outputs`` are those of the groups before it."""
+        group = self.task_groups[key]
+        if self.routed:
+            features = self.sharing.route(group.names, features, self._by_task(outputs))
+        return group(features)  # type: ignore[no-any-return]
+
+    def _by_task(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: values[i] for key, values in outputs.items() for i, name in enumerate(self.task_groups[key].names)}
+
     def forward(self, inputs: Mapping[str, Fields]) -> dict[str, Tensor]:
         """Outputs [N, …] of each task: logits, or standardised values."""
-        outputs = self.outputs(inputs)
-        return {name: outputs[key][i] for key, group in self.task_groups.items() for i, name in enumerate(group.names)}
+        return self._by_task(self.outputs(inputs))
 
     def networks(self) -> list[Network]:
         """One where tasks are coupled; one per task where nothing is shared."""
@@ -98,9 +112,9 @@ class MultiTaskModel(nn.Module):
 
 
 def _grouped(tasks: Sequence[Task], sharing: Sharing, criteria: Mapping[str, object]) -> list[list[Task]]:
-    """Tasks that may run as one, in the order of the first of each."""
+    """Tasks that may run as one, lower levels first, in the order of the first of each."""
     groups: dict[Hashable, list[Task]] = {}
     for task in tasks:
         key = (task.signature, sharing.together(task.name), id(criteria.get(task.name)))
         groups.setdefault(key, []).append(task)
-    return list(groups.values())
+    return sorted(groups.values(), key=lambda members: sharing.level(members[0].name))

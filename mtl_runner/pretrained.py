@@ -11,7 +11,6 @@ from mtl_runner.batch import Data
 from mtl_runner.encoders.base import Encoder
 from mtl_runner.errors import UserError, choices
 from mtl_runner.folder import RunFolder
-from mtl_runner.model import MultiTaskModel
 from mtl_runner.tracking import locate
 
 PREFIX = "sharing.encoder."
@@ -20,15 +19,12 @@ EXTRA = "_extra_state"
 """End of the names of entries that are not tensors of weights."""
 
 
-def start_from(
-    model: MultiTaskModel, data: Data, run: str, frozen: bool = False, encoder: Mapping[str, Any] | None = None
-) -> str:
-    """Load the shared encoder of ``run`` into every encoder of ``model``; says in a line what was loaded.
+class Start:
+    """The shared encoder of ``run``, to be loaded into every encoder of a new model.
 
     Stages beyond those that the run shared keep their initial weights. ``frozen`` leaves what was loaded out of training.
 
     Args:
-        model: untrained.
         data: of the new run; its inputs have to be those of ``run``: same fields, same columns, same categories.
         run: a run folder or an MLflow run id.
         frozen: whether the loaded part stays as it is.
@@ -37,36 +33,48 @@ def start_from(
     Raises:
         UserError: the run shares nothing, or its inputs or its encoder differ.
     """
-    folder = RunFolder(locate(run))
-    state: Mapping[str, Tensor] = checkpoint.load(folder.best)
-    shared = {
-        name.removeprefix(PREFIX): value
-        for name, value in state.items()
-        if name.startswith(PREFIX) and not name.endswith(EXTRA)  # dropout's place in its sequence is no weight
-    }
-    if not shared:
-        raise UserError(f"init_from.run={run}: this run has no shared part; one that was trained with sharing=hard has")
-    _check_inputs(folder, data, run)
-    _check_words(folder, encoder or {}, run)
-    loaded = sum(_load(encoder, shared, run, frozen) for encoder in model.sharing.encoders())
-    model.sharing.after_load()
-    return f"note: {loaded:,} parameters start from {run}{' and stay frozen' if frozen else ''}"
 
+    def __init__(self, data: Data, run: str, frozen: bool = False, encoder: Mapping[str, Any] | None = None) -> None:
+        self.run = run
+        self.frozen = frozen
+        self.loaded = 0
+        """Parameters of an encoder that were loaded."""
+        folder = RunFolder(locate(run))
+        state: Mapping[str, Tensor] = checkpoint.load(folder.best)
+        self.shared = {
+            name.removeprefix(PREFIX): value
+            for name, value in state.items()
+            if name.startswith(PREFIX) and not name.endswith(EXTRA)  # dropout's place in its sequence is no weight
+        }
+        if not self.shared:
+            raise UserError(f"init_from.run={run}: this run has no shared part; one that was trained with sharing=hard has")
+        _check_inputs(folder, data, run)
+        _check_words(folder, encoder or {}, run)
 
-def _load(encoder: Encoder, shared: Mapping[str, Tensor], run: str, frozen: bool) -> int:
-    own = {name: value for name, value in encoder.state_dict().items() if not name.endswith(EXTRA)}
-    both = _parts(own) & _parts(shared)
-    here = {name: tuple(value.shape) for name, value in own.items() if _part(name) in both}
-    there = {name: tuple(value.shape) for name, value in shared.items() if _part(name) in both}
-    if not both or here != there:
-        name = next((name for name in (here | there) if here.get(name) != there.get(name)), None)
-        what = f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here" if name else "nothing fits"
-        raise UserError(f"init_from.run={run}: its encoder is another one ({what}); use the same encoder options")
-    encoder.load_state_dict({name: shared[name] for name in there}, strict=False)
-    parameters = [parameter for name, parameter in encoder.named_parameters() if name in there]
-    for parameter in parameters:
-        parameter.requires_grad_(not frozen)
-    return sum(parameter.numel() for parameter in parameters)
+    def load(self, encoder: Encoder) -> None:
+        """Give the encoder the run's weights, as far as it goes.
+
+        Raises:
+            UserError: it is another one.
+        """
+        own = {name: value for name, value in encoder.state_dict().items() if not name.endswith(EXTRA)}
+        both = _parts(own) & _parts(self.shared)
+        here = {name: tuple(value.shape) for name, value in own.items() if _part(name) in both}
+        there = {name: tuple(value.shape) for name, value in self.shared.items() if _part(name) in both}
+        if not both or here != there:
+            name = next((name for name in (here | there) if here.get(name) != there.get(name)), None)
+            what = f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here" if name else "nothing fits"
+            raise UserError(f"init_from.run={self.run}: its encoder is another one ({what}); use the same encoder options")
+        encoder.load_state_dict({name: self.shared[name] for name in there}, strict=False)
+        parameters = [parameter for name, parameter in encoder.named_parameters() if name in there]
+        for parameter in parameters:
+            parameter.requires_grad_(not self.frozen)
+        self.loaded = sum(parameter.numel() for parameter in parameters)
+
+    def line(self) -> str:
+        """What was loaded, for people."""
+        stay = " and stay frozen" if self.frozen else ""
+        return f"note: {self.loaded:,} parameters of each encoder start from {self.run}{stay}"
 
 
 def _part(name: str) -> str:

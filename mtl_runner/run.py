@@ -22,7 +22,7 @@ from mtl_runner.evaluate import averages, confusions, measure, predict
 from mtl_runner.folder import RunFolder, now, write_text
 from mtl_runner.model import MultiTaskModel
 from mtl_runner.predictions import check_names
-from mtl_runner.pretrained import start_from
+from mtl_runner.pretrained import Start
 from mtl_runner.tasks.group import pack
 from mtl_runner.tracking.base import State, Tracker
 from mtl_runner.trainer import Trainer
@@ -98,13 +98,14 @@ def _make(node: Node, resumed: RunFolder | None = None) -> Parts:
     for line in (*data.notes, *notes, *_unlabelled(data)):
         log.info("note: %s", line)
     check_names(data.targets)
-    model = build.make_model(node, data.streams, data.targets)
+    start = Start(data, **node["init_from"], encoder=node["encoder"]) if node["init_from"] and resumed is None else None
+    model = build.make_model(node, data.streams, data.targets, *([start.load] if start else []))
     state = None if resumed is None else checkpoint.load(resumed.last)
     if state is not None:
         for name in state["frozen"]:
             model.get_parameter(name).requires_grad_(False)
-    elif node["init_from"]:
-        log.info(start_from(model, data, **node["init_from"], encoder=node["encoder"]))
+    if start is not None:
+        log.info(start.line())
     sizes = model.sizes()
     training = build.make_training(node, options, data, model, device)
     log.info("%s on %s", sizes_line(sizes), device)
@@ -166,6 +167,8 @@ def _finish(folder: RunFolder, parts: Parts) -> float:
     )
     if (gradients := training.gradients()) is not None:
         folder.write_json("gradients.json", gradients)
+    for name, table in model.sharing.tables().items():
+        folder.write_table(f"sharing/{name}.csv", table.title, table.rows, table.columns, table.values.tolist())
     figures.draw(folder.path)
     _say_undefined(report.undefined(), data, "test")
     print_results(report.metrics, means, tasks, "test")

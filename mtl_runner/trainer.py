@@ -9,7 +9,7 @@ from math import ceil
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtl_runner.batch import Batch, Split
 from mtl_runner.errors import UserError
@@ -21,6 +21,9 @@ from mtl_runner.model import MultiTaskModel
 from mtl_runner.seeding import Replay
 from mtl_runner.tasks.group import masked, pack
 from mtl_runner.weighting.base import Objectives, Weighting, mean_losses
+
+AFFINITY_EVERY = 10
+"""Of so many steps the tasks' gradients are compared in one, where the sharing mode asks how far they agree."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,9 @@ class Trainer:
         self.loader = loader
         self.plan = plan
         self.progress = Progress()
-        self.shared = [parameter for parameter in model.sharing.shared() if parameter.requires_grad]
-        known = {id(parameter) for parameter in self.shared}
-        self.private = [parameter for parameter in learner.network.parameters() if id(parameter) not in known]
+        self.shared: list[nn.Parameter] = []
+        self.private: list[nn.Parameter] = []
+        self.look_at_what_is_shared()
         self.rows = rows
         self.validation = pack(validation, self.groups)
         self._prepared = None if rows.acting else masked(pack(rows.split, self.groups))
@@ -106,6 +109,12 @@ class Trainer:
         self.statistics = GradientStatistics(self.names, weighting.gramian_of)
         self.replay = Replay(model)
         self._before_cut: dict[str, Any] | None = None
+
+    def look_at_what_is_shared(self) -> None:
+        """Some modes change it in the course of training."""
+        self.shared = [parameter for parameter in self.model.sharing.shared() if parameter.requires_grad]
+        known = {id(parameter) for parameter in self.shared}
+        self.private = [parameter for parameter in self.learner.network.parameters() if id(parameter) not in known]
 
     # ---- one step -------------------------------------------------------------------------------------------------
 
@@ -147,7 +156,7 @@ class Trainer:
 
     def sampled_gramian(self, objectives: Objectives) -> Tensor | None:
         """That of the steps to be looked at, of which the first is one, where the weighting computes none of its own."""
-        every = self.plan.log_gradients_every
+        every = self.plan.log_gradients_every or (AFFINITY_EVERY if self.model.sharing.affinity else None)
         if every is None or self.weighting.needs in ("gramian", "jacobian") or not self.shared or self.progress.step % every:
             return None
         return gramian(objectives)
@@ -203,6 +212,8 @@ class Trainer:
         if self.plan.steps is not None and self.plan.steps - self.progress.step < self.loader.batches(split):
             self._before_cut = copy.deepcopy(self._state() | {"weights": self.learner.weights()})
         self.progress.epoch += 1
+        self.model.sharing.before_epoch(self.progress.epoch)
+        self.look_at_what_is_shared()
         self.model.train()
         sums = torch.zeros(3, len(self.names), device=self.loader.device)
         for batch in self.loader.epoch(split, self.progress.epoch):
@@ -218,7 +229,17 @@ class Trainer:
         losses, counts, weights = sums.tolist()
         metrics = {f"train/{name}/loss": loss / n for name, loss, n in zip(self.names, losses, counts, strict=True) if n}
         metrics |= {f"weight/{name}": weight / n for name, weight, n in zip(self.names, weights, counts, strict=True) if n}
-        return metrics | self.statistics.end_epoch()
+        metrics |= self.statistics.end_epoch()
+        self.model.sharing.after_epoch(self.progress.epoch, self._affinity())
+        return metrics | {f"sharing/{name}": value for name, value in self.model.sharing.metrics().items()}
+
+    def _affinity(self) -> Tensor | None:
+        """Mean cosines of the tasks' gradients in the last epoch, in the order that the sharing mode has them."""
+        cosines = self.statistics.cosines
+        if not self.model.sharing.affinity or cosines is None:
+            return None
+        places = [self.names.index(task) for task in self.model.sharing.tasks]
+        return cosines[places][:, places]
 
     def validate(self) -> Report:
         """Validation metrics of the network's tasks; after it has stopped, those of its best weights."""
@@ -273,6 +294,7 @@ class Trainer:
         self.progress = Progress(**chosen["progress"])
         if again:
             self.learner.load_weights(chosen["weights"])
+        self.look_at_what_is_shared()
 
     def _state(self) -> dict[str, Any]:
         return {

@@ -36,6 +36,7 @@ def made(
     fields: Mapping[str, tuple[int, ...]] | None = None,
     rows: Mapping[str, int] | None = None,
     seed: int = 0,
+    specs: Mapping[str, StreamSpec] | None = None,
 ) -> Data:
     """Random inputs and targets that depend on them.
 
@@ -43,14 +44,35 @@ def made(
         tasks: what is to be predicted; each task's targets depend on its name alone.
         fields: shape of one example of each stream: one number is that many columns, three are an image.
         rows: of each stream, in each part.
+        seed: of the draws.
+        specs: of the streams, in place of ``fields``.
     """
-    shapes = fields or {"input": (6,)}
+    streams = specs or {name: StreamSpec({_field(shape): shape}) for name, shape in (fields or {"input": (6,)}).items()}
     splits = {
-        part: _split(tasks, shapes, rows or dict.fromkeys(shapes, 50), lambda *names, part=part: generator(seed, part, *names))
+        part: _split(tasks, streams, rows or dict.fromkeys(streams, 50), lambda *names, part=part: generator(seed, part, *names))
         for part in PARTS
     }
-    streams = {name: StreamSpec({_field(shape): shape}) for name, shape in shapes.items()}
-    return Data(splits, streams, dict(tasks), {}, "made by hand")
+    return Data(splits, dict(streams), dict(tasks), {}, "made by hand")
+
+
+KINDS = {
+    "numbers": (StreamSpec({"numeric": (6,)}), StreamSpec({"numeric": (3,)})),
+    "table": (
+        StreamSpec({"numeric": (4,), "categorical": (2,)}, (5, 3)),
+        StreamSpec({"numeric": (2,), "categorical": (1,)}, (4,)),
+    ),
+    "images": (StreamSpec({"image": (1, 6, 6)}),) * 2,
+    "tokens": (StreamSpec({"tokens": (7,)}, vocabulary=11), StreamSpec({"tokens": (7,)}, vocabulary=9)),
+}
+"""What a stream may hold; for two streams, of different width where encoders can tell."""
+
+
+def kind_of(kind: str, streams: str) -> Data:
+    """Data of a kind, on one stream, or on two with rows of their own: a task on the left, three on the right."""
+    if streams == "one":
+        return made(specs={"input": KINDS[kind][0]})
+    tasks = {name: replace(spec, stream="left" if name == "yes" else "right") for name, spec in TASKS.items()}
+    return made(tasks, rows={"left": 70, "right": 45}, specs=dict(zip(("left", "right"), KINDS[kind], strict=True)))
 
 
 def two_streams(image: bool = False) -> Data:
@@ -106,18 +128,29 @@ def _field(shape: tuple[int, ...]) -> str:
     return "image" if len(shape) == 3 else "numeric"
 
 
-def _split(tasks: Mapping[str, TargetSpec], shapes: Mapping[str, tuple[int, ...]], rows: Mapping[str, int], draws: Any) -> Batch:
-    inputs = {name: torch.randn(rows[name], *shape, generator=draws("inputs", name)) for name, shape in shapes.items()}
+def _split(tasks: Mapping[str, TargetSpec], streams: Mapping[str, StreamSpec], rows: Mapping[str, int], draws: Any) -> Batch:
+    inputs = {name: _inputs(spec, rows[name], draws("inputs", name)) for name, spec in streams.items()}
     targets = {name: _target(name, spec, inputs[spec.stream], draws("noise", name)) for name, spec in tasks.items()}
-    return Batch(
-        {name: {_field(shapes[name]): value} for name, value in inputs.items()},
-        targets,
-        {name: spec.stream for name, spec in tasks.items()},
-    )
+    return Batch(inputs, targets, {name: spec.stream for name, spec in tasks.items()})
 
 
-def _target(name: str, spec: TargetSpec, inputs: Tensor, noise: torch.Generator) -> Tensor:
-    flat = inputs.flatten(1)
+def _inputs(spec: StreamSpec, rows: int, draws: torch.Generator) -> dict[str, Tensor]:
+    fields = {}
+    for name, shape in spec.fields.items():
+        if name == "categorical":
+            columns = [torch.randint(cardinality, (rows,), generator=draws) for cardinality in spec.cardinalities]
+            fields[name] = torch.stack(columns, 1)
+        elif name == "tokens":
+            tokens = torch.randint(1, spec.vocabulary, (rows, *shape), generator=draws)
+            lengths = torch.randint(1, shape[0] + 1, (rows, 1), generator=draws)
+            fields[name] = tokens * (torch.arange(shape[0]) < lengths)
+        else:
+            fields[name] = torch.randn(rows, *shape, generator=draws)
+    return fields
+
+
+def _target(name: str, spec: TargetSpec, fields: Mapping[str, Tensor], noise: torch.Generator) -> Tensor:
+    flat = torch.cat([value.flatten(1).float() for value in fields.values()], 1)
     width = max(len(spec.classes), *spec.shape, 1)
     scores = flat @ torch.randn(flat.shape[1], width, generator=generator(0, "truth", name))
     scores += 0.1 * torch.randn(scores.shape, generator=noise)

@@ -8,8 +8,10 @@ from typing import ClassVar, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from mtl_runner.batch import Fields, StreamSpec
+from mtl_runner.batch import Fields, StreamSpec, example
 from mtl_runner.seeding import Draws
+
+StreamSpecs = Mapping[str, StreamSpec]
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class FeatureSpec:
     """What an encoder hands to the heads, per example."""
 
     shape: tuple[int, ...]
+    """(width,) of a vector, (length, width) of a sequence, (channels, height, width) of a map."""
 
 
 class Encoder(nn.Module, ABC):
@@ -25,20 +28,47 @@ class Encoder(nn.Module, ABC):
     A stem turns one stream's fields into a tensor; every stream has its own, all of the same output shape. The
     stages are the same for all streams. A subclass fills ``stems``, ``stages`` and ``features`` in its constructor,
     which takes the streams first and its options as keywords.
+
+    A stage takes one tensor and gives one, with the examples along the first dimension, so that a sharing mode may put
+    anything between two stages; where ``mask`` gives a mask, stages take it as a second argument.
+
+    Args:
+        streams: the input streams.
     """
 
-    needs: ClassVar[str | None] = None
-    """The one field that it reads, where it does not take any."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """The fields of which it reads one or several, where it does not take any."""
     stems: nn.ModuleDict
     stages: nn.ModuleList
     features: FeatureSpec
+
+    def __init__(self, streams: StreamSpecs) -> None:
+        super().__init__()
+        self.streams = dict(streams)
 
     def stem(self, stream: str, fields: Fields) -> Tensor:
         return self.stems[stream](fields)  # type: ignore[no-any-return]
 
     def forward(self, stream: str, fields: Fields) -> Tensor:
         """Features of one stream, [N, …]."""
-        return run_stages(self.stages, self.stem(stream, fields))
+        return run_stages(self.stages, self.stem(stream, fields), self.mask(fields))
+
+    def mask(self, fields: Fields) -> Tensor | None:
+        """Boolean [N, length]: which positions of a sequence are there; None where all are, or there are none."""
+        return None
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shape of one example after the stem and after each stage; one more than there are stages."""
+        stream, spec = next(iter(self.streams.items()))
+        fields = {name: value.to(next(self.parameters(), value).device) for name, value in example(spec).items()}
+        training = self.training
+        with torch.no_grad():
+            self.eval()
+            values = [self.stem(stream, fields)]
+            for stage in self.stages:
+                values.append(run_stages([stage], values[-1], self.mask(fields)))
+            self.train(training)
+        return [tuple(value.shape[1:]) for value in values]
 
     def train(self, mode: bool = True) -> Self:
         """A frozen stem or stage stays in evaluation mode: it drops nothing, and its batch statistics do not move."""
@@ -50,10 +80,10 @@ class Encoder(nn.Module, ABC):
         return self
 
 
-def run_stages(stages: nn.ModuleList | Sequence[nn.Module], x: Tensor) -> Tensor:
+def run_stages(stages: nn.ModuleList | Sequence[nn.Module], x: Tensor, mask: Tensor | None = None) -> Tensor:
     """The stages, one after the other."""
     for stage in stages:
-        x = stage(x)
+        x = stage(x) if mask is None else stage(x, mask)
     return x
 
 
@@ -61,9 +91,6 @@ class EncoderFactory(Protocol):
     """Builds encoders of one architecture; the same ``name`` always gets the same initial weights."""
 
     def __call__(self, streams: Sequence[str], name: str) -> Encoder: ...
-
-
-StreamSpecs = Mapping[str, StreamSpec]
 
 
 class Dropout(Draws):

@@ -7,8 +7,7 @@ from annotated_types import Ge, Lt, MinLen
 from torch import nn
 
 from mtl_runner.encoders.base import Dropout, Encoder, FeatureSpec, StreamSpecs
-from mtl_runner.encoders.stems import ImageStem
-from mtl_runner.errors import UserError
+from mtl_runner.encoders.stems import image_stems
 
 
 class CNN(Encoder):
@@ -17,14 +16,15 @@ class CNN(Encoder):
     Once a side has a single pixel, nothing is pooled any more.
 
     Args:
-        streams: the input streams; each needs a field ``image``, all of the same shape.
+        streams: the input streams; each has a field ``image``. Images of different shape meet at the largest number of
+            channels, height and width: bilinear interpolation, then a convolution 1 × 1 of each such stream's own.
         channels: output channels of each convolution stage.
         width: size of the fully connected stage.
         norm: batch (BatchNorm), group (GroupNorm with one group: no batch statistics) or none.
         dropout: probability of setting a unit of the last stage to zero in training.
     """
 
-    needs = "image"
+    needs = ("image",)
 
     def __init__(
         self,
@@ -35,11 +35,9 @@ class CNN(Encoder):
         norm: Literal["batch", "group", "none"] = "batch",
         dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
     ) -> None:
-        super().__init__()
-        shape = _image_shape(streams)
-        self.stems = nn.ModuleDict({name: ImageStem() for name in streams})
+        super().__init__(streams)
+        self.stems, (depth, height, breadth) = image_stems("cnn", streams)
         self.stages = nn.ModuleList()
-        depth, height, breadth = shape
         for size in channels:
             layers: list[nn.Module] = [nn.Conv2d(depth, size, 3, padding=1)]
             if norm != "none":
@@ -55,15 +53,3 @@ class CNN(Encoder):
             last.append(Dropout(dropout))
         self.stages.append(nn.Sequential(*last))
         self.features = FeatureSpec((width,))
-
-
-def _image_shape(streams: StreamSpecs) -> tuple[int, int, int]:
-    shapes = {name: spec.fields.get("image") for name, spec in streams.items()}
-    for name, shape in shapes.items():
-        if shape is None or len(streams[name].fields) > 1:
-            fields = ", ".join(streams[name].fields)
-            raise UserError(f"encoder=cnn reads one image per example, and the data set gives {fields}; for these: encoder=mlp")
-    if len(set(shapes.values())) > 1:
-        raise UserError(f"encoder=cnn needs images of one shape in all streams, and has {shapes}")
-    channels, height, width = next(shape for shape in shapes.values() if shape is not None)
-    return channels, height, width

@@ -1,5 +1,6 @@
 """Pictures of a run, from the plain files of its folder."""
 
+import csv
 import json
 import warnings
 from pathlib import Path
@@ -9,17 +10,18 @@ from mtl_runner.figures.confusion import confusion_matrix
 from mtl_runner.figures.cosines import gradient_cosines
 from mtl_runner.figures.curves import learning_curves
 from mtl_runner.figures.style import file_name
+from mtl_runner.figures.table import heat_map
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["confusion_matrix", "draw", "file_name", "gradient_cosines", "learning_curves"]
+__all__ = ["confusion_matrix", "draw", "file_name", "gradient_cosines", "heat_map", "learning_curves"]
 
 
 def draw(folder: Path) -> None:
     """Draws what the folder has data for, in ``figures/``.
 
-    ``learning_curves.png`` · ``confusion_<task>.png`` · ``gradient_cosines.png``.
+    ``learning_curves.png`` · ``confusion_<task>.png`` · ``gradient_cosines.png`` · ``sharing_<table>.png``.
     """
     target = folder / "figures"
     target.mkdir(exist_ok=True)
@@ -31,6 +33,10 @@ def draw(folder: Path) -> None:
             _save(confusion_matrix(task, confusion["classes"], confusion["matrix"]), target / f"confusion_{file_name(task)}.png")
     if (gradients := json.loads(_text(folder / "gradients.json") or "{}")) and len(gradients["tasks"]) > 1:
         _save(gradient_cosines(gradients), target / "gradient_cosines.png")
+    for path in sorted((folder / "sharing").glob("*.csv")):
+        (title, *columns), *lines = csv.reader(_text(path).splitlines())
+        values = [[float(cell or "nan") for cell in line[1:]] for line in lines]
+        _save(heat_map(title, [line[0] for line in lines], columns, values), target / f"sharing_{path.stem}.png")
 
 
 def _save(figure: "Figure", path: Path) -> None:

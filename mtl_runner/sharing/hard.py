@@ -1,14 +1,14 @@
 """Hard parameter sharing."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
-from mtl_runner.batch import Fields
-from mtl_runner.encoders.base import Encoder, EncoderFactory, run_stages
-from mtl_runner.sharing.base import Boundary, Sharing
+from mtl_runner.encoders.base import EncoderFactory
+from mtl_runner.encoders.stack import run, stack
+from mtl_runner.sharing.base import Boundary, Inputs, Sharing, shared_by_several
 
 
 class Hard(Sharing):
@@ -27,34 +27,23 @@ class Hard(Sharing):
         self, encoder: EncoderFactory, streams: Mapping[str, str], *, shared_stages: Annotated[float, Ge(0), Le(1)] = 1.0
     ) -> None:
         super().__init__(encoder, streams)
-        self.order = sorted(set(streams.values()))
         self.encoder = encoder(self.order, "shared")
-        stages = len(self.encoder.stages)
-        self.depth = round(shared_stages * stages)
         self.features = self.encoder.features
-        self.own = nn.ModuleList()
-        if self.depth < stages:
-            # made for all streams, as their stems may end in another shape where there are several
-            self.own.extend(encoder(self.order, task).stages[self.depth :] for task in streams)
-            self.encoder.stages = self.encoder.stages[: self.depth]
-        self._index = {task: i for i, task in enumerate(streams)}
+        depth = round(shared_stages * len(self.encoder.stages))
+        # made for all streams, as their stems may end in another shape where there are several
+        rest = [encoder(self.order, task).stages[depth:] for task in streams] if depth < len(self.encoder.stages) else []
+        self.encoder.stages = self.encoder.stages[:depth]
+        self.own = nn.ModuleList(stack(stages) for stages in zip(*rest, strict=True))
 
-    def trunk(self, inputs: Mapping[str, Fields]) -> Boundary:
+    def trunk(self, inputs: Inputs) -> Boundary:
         return tuple(self.encoder(stream, inputs[stream]) for stream in self.order)
 
-    def branch(self, task: str, boundary: Boundary, inputs: Mapping[str, Fields]) -> Tensor:
-        x = boundary[self.order.index(self.streams[task])]
-        return run_stages(self.own[self._index[task]], x) if len(self.own) else x  # type: ignore[arg-type]
-
-    def together(self, task: str) -> Hashable:
-        return task if len(self.own) else self.streams[task]
+    def branch(self, tasks: Sequence[str], boundary: Boundary, inputs: Inputs, apart: bool = False) -> Tensor:
+        stream = self.streams[tasks[0]]
+        x, mask = boundary[self.order.index(stream)], self.encoder.mask(inputs[stream])
+        for stage in self.own:
+            x, apart = run(stage, x, mask, apart, self.rows(tasks))
+        return x
 
     def shared(self) -> list[nn.Parameter]:
-        if len(self.streams) < 2:
-            return []
-        readers = list(self.streams.values())
-        stems = [self.encoder.stems[stream] for stream in self.order if readers.count(stream) > 1]
-        return [parameter for module in (*stems, self.encoder.stages) for parameter in module.parameters()]
-
-    def encoders(self) -> list[Encoder]:
-        return [self.encoder]
+        return shared_by_several(self.encoder, self.streams)

@@ -1,17 +1,20 @@
 """Soft parameter sharing."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Literal, cast
 
 import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from mtl_runner.encoders.base import Encoder, EncoderFactory
-from mtl_runner.sharing.none import Separate
+from mtl_runner.encoders.base import EncoderFactory
+from mtl_runner.errors import UserError
+from mtl_runner.sharing.networks import Networks
+
+Norm = Literal["l1", "l2", "group"]
 
 
-class Soft(Separate):
+class Soft(Networks):
     """One network per task, and a penalty that pulls the encoders' parameters θ_1 … θ_T together.
 
     ========== ==================================================
@@ -22,15 +25,18 @@ class Soft(Separate):
     pairs      λ Σ_{i<j} ‖θ_i - θ_j‖²; for two tasks λ ‖θ_A - θ_B‖²
     ========== ==================================================
 
-    ``norm: l1`` has Σ |·| in place of ‖·‖². Stages are compared across all tasks, stems among the tasks of a stream;
-    heads are never pulled. Evgeniou & Pontil, Regularized multi-task learning, KDD 2004; Duong et al., Low resource
-    dependency parsing, ACL 2015.
+    ``norm: l1`` has Σ |·| in place of ‖·‖², and ``norm: group`` the norm ‖·‖ of each tensor of parameters, so that some tensors
+    become equal in all networks while others differ. Stages are compared across all tasks, stems among the tasks of a stream;
+    heads are never pulled. Evgeniou & Pontil, Regularized multi-task learning, KDD 2004; Duong et al., Low resource dependency
+    parsing, ACL 2015.
+
+    Cost: that of T networks; those that are small run as one.
 
     Args:
         encoder: builds encoders of the chosen architecture.
         streams: the input stream of each task.
-        strength: λ.
-        norm: l2 or l1.
+        strength: λ, or one for each stage of the encoder; the stem takes the first.
+        norm: l2, l1 or group.
         to: what the parameters are pulled to: centroid, center or pairs.
     """
 
@@ -39,70 +45,57 @@ class Soft(Separate):
         encoder: EncoderFactory,
         streams: Mapping[str, str],
         *,
-        strength: Annotated[float, Ge(0)] = 1e-3,
-        norm: Literal["l1", "l2"] = "l2",
+        strength: Annotated[float, Ge(0)] | Sequence[Annotated[float, Ge(0)]] = 1e-3,
+        norm: Norm = "l2",
         to: Literal["centroid", "center", "pairs"] = "centroid",
     ) -> None:
-        order = sorted(set(streams.values()))
-
-        def alike(streams: Sequence[str], name: str) -> Encoder:
-            # made for all streams, as their stems may end in another shape where there are several: stages are to compare
-            network = encoder(order, name)
-            network.stems = nn.ModuleDict({stream: network.stems[stream] for stream in streams})
-            return network
-
-        super().__init__(alike, streams)
-        self.strength = strength
-        self.norm = norm
+        super().__init__(encoder, streams)
+        stages = len(self.stack_list()[0].stages)
+        self.strengths = list(strength) if isinstance(strength, Sequence) else [strength] * stages
+        if len(self.strengths) != stages:
+            said = f"this encoder has {stages} stages, and needs as many numbers, or one"
+            raise UserError(f"sharing.strength={self.strengths}: {said}")
+        self.norm: Norm = norm
         self.target = to
         self.center = nn.ParameterList()
-        self.after_load()
-
-    def after_load(self) -> None:
-        """The centre starts in the middle of the networks."""
-        if self.target == "center":
-            self.center = nn.ParameterList(torch.stack(same).detach().mean(0) for same in self._matched())
+        if to == "center":  # it starts in the middle of the networks
+            self.center.extend(nn.Parameter(values.detach().mean(0)) for stage in self.matched() for values in stage)
 
     def penalty(self) -> Tensor | None:
-        if self.strength == 0 or len(self.networks) < 2:
+        if not any(self.strengths) or len(self.tasks) < 2:
             return None
-        terms = [
-            self._term(torch.stack(same).flatten(1), i)
-            for i, same in enumerate(self._matched())
-            if any(value.requires_grad for value in same)  # a frozen parameter cannot be pulled
+        pulled = [
+            (strength, values)
+            for strength, stage in zip([*self.strengths, self.strengths[0]], self.matched(), strict=True)
+            for values in stage
         ]
-        return self.strength * torch.stack(terms).sum() if terms else None
+        centers: Iterable[Tensor | None] = self.center or [None] * len(pulled)
+        terms = [
+            strength * self._term(values.flatten(1), center)
+            for (strength, values), center in zip(pulled, centers, strict=True)
+            if values.requires_grad  # what is frozen cannot be pulled
+        ]
+        return torch.stack(terms).sum() if terms else None
 
-    def _term(self, values: Tensor, index: int) -> Tensor:
+    def _term(self, values: Tensor, center: Tensor | None) -> Tensor:
         """The penalty of one parameter, from its T values [T, P]."""
         if self.target == "pairs":
             return _pairs(values, self.norm)
-        anchor = self.center[index].flatten() if self.target == "center" else values.mean(0)
-        difference = values - anchor
+        difference = values - (values.mean(0) if center is None else center.flatten())
+        if self.norm == "group":
+            return cast(Tensor, torch.norm(difference, dim=1).sum())  # whose gradient at 0 is 0
         return difference.abs().sum() if self.norm == "l1" else difference.square().sum()
 
-    def _matched(self) -> Iterator[list[Tensor]]:
-        """The same parameter of the networks that have it, one list after the other."""
-        yield from zip_parameters([network.stages for network in self.encoders()])
-        for stream in sorted(set(self.streams.values())):
-            stems = [net.stems[stream] for net, own in zip(self.encoders(), self.streams.values(), strict=True) if own == stream]
-            if len(stems) > 1:
-                yield from zip_parameters(stems)
 
-
-def zip_parameters(modules: list[nn.ModuleList] | list[nn.Module]) -> Iterator[list[Tensor]]:
-    """The parameters of modules of one architecture, those of the same name together."""
-    for same in zip(*(module.parameters() for module in modules), strict=True):
-        yield list(same)
-
-
-def _pairs(values: Tensor, norm: str) -> Tensor:
-    """Σ_{i<j} of ‖v_i - v_j‖² or of |v_i - v_j|, without the T² differences.
+def _pairs(values: Tensor, norm: Norm) -> Tensor:
+    """Σ_{i<j} of ‖v_i - v_j‖², |v_i - v_j| or ‖v_i - v_j‖; but for the last without the T² differences.
 
     The squares sum to T Σ_i ‖v_i - v̄‖²; in ascending order, the k-th of T values enters the sum of absolute
     differences 2k - T + 1 times (k from 0).
     """
     tasks = len(values)
+    if norm == "group":
+        return torch.pdist(values).sum()
     if norm == "l2":
         return tasks * (values - values.mean(0)).square().sum()
     ranks = torch.arange(tasks, dtype=values.dtype, device=values.device)

@@ -53,7 +53,14 @@ class Task(ABC):
         """O, the numbers per example that its head gives."""
 
     def head(self, features: FeatureSpec, names: Sequence[str], seed: int) -> nn.Module:
-        """A module (features, apart) to raw outputs [T, N, O] for the T tasks ``names``; see ``LinearHeads``."""
+        """A module (features, apart) to raw outputs [T, N, O] for the T tasks ``names``; see ``LinearHeads``.
+
+        Of a map or a sequence it reads the mean over the positions (global average pooling).
+        """
+        if len(features.shape) == 3:
+            return LinearHeads(features.shape[0], self.width, names, seed, positions=(-2, -1))
+        if len(features.shape) == 2:
+            return LinearHeads(features.shape[1], self.width, names, seed, positions=(-2,))
         return LinearHeads(prod(features.shape), self.width, names, seed)
 
     def outputs(self, raw: Tensor) -> Tensor:

@@ -30,10 +30,11 @@ class TaskGroup(nn.Module):
         self.stream = tasks[0].spec.stream
         self.head = self.kind.head(features, self.names, seed)
         self.criterion = criterion
+        self._apart = len(features.shape) + 2
 
-    def forward(self, features: Tensor, apart: bool = False) -> Tensor:
-        """Outputs [T, N, …] from features [N, …], or, where the tasks are to be ``apart``, from [T, N, …]."""
-        return self.kind.outputs(self.head(features, apart))
+    def forward(self, features: Tensor) -> Tensor:
+        """Outputs [T, N, …] from features [N, …] that all read, or from those of each, [T, N, …]."""
+        return self.kind.outputs(self.head(features, features.ndim == self._apart))
 
     def losses(self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Loss of each task and whether any label counted, both [T].

@@ -1,5 +1,12 @@
 """The input itself, from the features."""
 
+from collections.abc import Sequence
+from math import prod
+
+from torch import nn
+
+from mtl_runner.encoders.base import FeatureSpec
+from mtl_runner.heads import LinearHeads, MapHeads
 from mtl_runner.tasks.regression import Regression
 
 
@@ -11,3 +18,15 @@ class Reconstruction(Regression):
 
     kind = "reconstruction"
     average = "variance_weighted"
+
+    def head(self, features: FeatureSpec, names: Sequence[str], seed: int) -> nn.Module:
+        """A convolution 1 × 1 where the features are a map with the height and width of the image, else a linear layer.
+
+        The target is that image where it has O · H · W values for a map [C, H, W], a whole number O of channels. The linear
+        layer reads all features, not their mean over the positions, which would say little of what was where.
+        """
+        if len(features.shape) == 3:
+            channels, height, width = features.shape
+            if self.width % (height * width) == 0 and self.spec.shape[1:] in ((), (height, width)):
+                return MapHeads(channels, self.width // (height * width), names, seed)
+        return LinearHeads(prod(features.shape), self.width, names, seed)

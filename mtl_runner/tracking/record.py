@@ -125,7 +125,7 @@ class Record:
         """Each file to keep and its folder in MLflow, the largest last; no link that leads out of the run folder."""
         names = ("config.yaml", "status.json", "data.json", "test_metrics.json", "gradients.json", "metrics.jsonl")
         files = [self.folder / name for name in names]
-        files += sorted((self.folder / "figures").glob("*.png"))
+        files += sorted((self.folder / "figures").glob("*.png")) + sorted((self.folder / "sharing").glob("*.csv"))
         files += sorted(path for path in (self.folder / "model").rglob("*") if path.is_file())
         files += [self.folder / "checkpoints" / "best.pt"]
         home = self.folder.resolve()

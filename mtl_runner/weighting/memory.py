@@ -21,8 +21,9 @@ class Memory(nn.Module):
         self.register_buffer("steps", torch.zeros(count, dtype=torch.long))
 
     def of(self, jacobian: Tensor) -> Tensor:
-        """The rows so far, zeros at first; to be changed in place."""
-        if self.rows is None:
+        """The rows so far, zeros at first and where what is shared has changed; to be changed in place."""
+        if self.rows is None or self.rows.shape != jacobian.shape:
+            self.steps.clamp_(max=1)
             self.rows = torch.zeros_like(jacobian)
         self.rows = self.rows.to(jacobian)
         return self.rows
