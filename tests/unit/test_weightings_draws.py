@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from torchjd import aggregation
 
 from mtl_runner.batch import Batch
 from mtl_runner.config.schema import problems
-from mtl_runner.trainer import Trainer
-from mtl_runner.weighting.gradient import GramianWeighting
+from mtl_runner.trainer import Step, Trainer
+from mtl_runner.weighting.base import Objectives
+from mtl_runner.weighting.gradient import GramianWeighting, Tasks
 from mtl_runner.weighting.modo import MoDo
 from mtl_runner.weighting.sdmgrad import SDMGrad
 from mtl_runner.weighting.simplex import OnSimplex, project
@@ -246,6 +248,33 @@ def test_reused_weights_weigh_the_mean_of_the_draws(option: str, heads: str, mak
         trainer.learner.step()
     torch.testing.assert_close(shown[0], shown[1])
     torch.testing.assert_close(shown[0], shown[2])
+
+
+def test_losses_are_means_over_the_draws_that_have_labels() -> None:
+    values = [[1.0, torch.nan, 8.0, torch.nan], [3.0, 5.0, torch.inf, torch.nan], [8.0, 9.0, 2.0, torch.nan]]
+    active = torch.tensor([[1, 0, 1, 0], [1, 1, 1, 0], [1, 1, 1, 0]]).bool()
+    draws = [
+        Objectives([torch.tensor(losses[:1]), torch.tensor(losses[1:])], some, [])
+        for losses, some in zip(values, active, strict=True)
+    ]
+    step = Step.of(draws, torch.ones(4), None)
+    assert step.losses.tolist() == [4, 7, torch.inf, 0] and step.active.tolist() == [True, True, True, False]
+    tasks = Tasks.of(torch.ones(4), draws)
+    assert tasks.losses.tolist() == [4, 7, 1, 1]
+    assert tasks.usable.tolist() == [True, True, False, False] and tasks.broken.tolist() == [False, False, True, False]
+
+
+@each_option
+def test_a_step_reports_the_losses_of_the_parts_that_have_labels(option: str, make_config: MakeConfig) -> None:
+    trainer = trainer_on(made(), make_config(f"weighting={option}"))
+    batch, count = first_batch(trainer), trainer.weighting.draws
+    rows = torch.arange(batch.size("input")) % count > 0
+    none_in_the_first = {key: rows.float().reshape(-1, *[1] * (value.dim() - 1)) for key, value in batch.targets.items()}
+    weights = {key: value.expand(batch.targets[key].shape) for key, value in none_in_the_first.items()}
+    expected = torch.stack([trainer.objectives(part).losses for part in batch.chunk(count)[1:]]).mean(0)
+    step = trainer.train_step(replace(batch, weights=weights))
+    assert step.active.all()
+    torch.testing.assert_close(step.losses, expected)
 
 
 @each_option

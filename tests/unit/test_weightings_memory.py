@@ -121,6 +121,19 @@ def test_moco_is_the_papers_loop(settings: dict[str, float], tasks: int) -> None
     assert (seen[0] - seen[-1]).abs().max() > 0.05, "the weights moved"
 
 
+def test_every_step_counts_for_the_step_of_mocos_weights() -> None:
+    """γ decays with the steps, also with those in which a task is absent."""
+    method = make("moco", 3, gamma=0.5)
+    for k, (jacobian, losses) in enumerate(trajectory(3, steps=6), start=1):
+        active = torch.arange(3) != k % 3
+        before = method.simplex.start(losses, active)[active]
+        _, weights = method.aggregate(jacobian.masked_fill(~active[:, None], 0) / 6, losses, active)
+        rows = next(module for module in method.modules() if isinstance(module, Memory)).rows[active].double()
+        torch.testing.assert_close(
+            weights[active], projected(before - 0.5 / k**0.5 * (rows @ rows.T @ before)), rtol=1e-4, atol=1e-5
+        )
+
+
 def test_moco_comes_to_the_min_norm_weights_of_constant_gradients() -> None:
     draws = torch.Generator().manual_seed(4)
     jacobian = torch.randn(4, 12, generator=draws) + 0.3
