@@ -1,7 +1,6 @@
 """The methods of TorchJD, an optional dependency."""
 
 import importlib
-import importlib.util
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,15 @@ from mtl_runner.weighting.gradient import GradientOptions, JacobianWeighting
 
 SEVERAL_DRAWS = {"MoDoWeighting": "modo", "SDMGradWeighting": "sdmgrad"}
 """Classes that want products of gradients on different batches: the options that give them these."""
+OF_LOSSES = {
+    "DWA": "dwa",
+    "FAMO": "famo",
+    "GeometricMean": "geometric",
+    "IMTLL": "imtl_l",
+    "STCH": "stch",
+    "UW": "uncertainty",
+}
+"""Scalarizers of TorchJD, which see no gradients: the options that they are here."""
 
 
 class TorchJD(JacobianWeighting):
@@ -168,9 +176,14 @@ def _constructor(name: str, arguments: Mapping[str, Any]) -> Callable[[], nn.Mod
 
 
 def _class(name: str) -> type:
-    if importlib.util.find_spec("torchjd") is None:
-        raise UserError("weighting=torchjd: TorchJD is not installed; install it with: pip install 'mtl-runner[torchjd]'")
-    module = importlib.import_module("torchjd.aggregation")
+    try:
+        module = importlib.import_module("torchjd.aggregation")
+    except ImportError as error:
+        raise UserError(
+            f"weighting=torchjd: TorchJD cannot be imported ({_line(error)}); install it with: pip install 'mtl-runner[torchjd]'"
+        ) from error
+    if name in OF_LOSSES:
+        raise UserError(f"weighting.name={name}: it looks at losses, not at gradients; take weighting={OF_LOSSES[name]}")
     if name in SEVERAL_DRAWS:
         raise UserError(f"weighting.name={name}: it needs several batches in a step; take weighting={SEVERAL_DRAWS[name]}")
     known = [

@@ -1,6 +1,5 @@
 """``weighting=torchjd``: TorchJD's own objects see what they should, and what they return is what moves the parameters."""
 
-import importlib.util
 import inspect
 import subprocess
 import sys
@@ -13,10 +12,10 @@ import torch
 from handmade import copies, made, same, trainer_on
 from omegaconf import DictConfig
 from torch import Tensor
-from torchjd import aggregation
+from torchjd import aggregation, scalarization
 
 from mtl_runner.errors import UserError
-from mtl_runner.weighting.torchjd import TorchJD
+from mtl_runner.weighting.torchjd import OF_LOSSES, TorchJD
 
 MakeConfig = Callable[..., DictConfig]
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -234,10 +233,19 @@ def test_a_step_that_its_method_refuses_is_said_in_a_line() -> None:
 
 
 def test_it_says_how_to_install_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torchjd" else found(name, *rest))
-    with pytest.raises(UserError, match=r"pip install 'mtl-runner\[torchjd\]'"):
+    """Whether it is missing, or cannot be imported as something that it needs is."""
+    monkeypatch.setitem(sys.modules, "torchjd", None)
+    monkeypatch.delitem(sys.modules, "torchjd.aggregation")
+    with pytest.raises(UserError, match=r"torchjd.*pip install 'mtl-runner\[torchjd\]'"):
         TorchJD([*"ab"])
+
+
+@pytest.mark.parametrize("name", OF_LOSSES)
+def test_a_scalarizer_is_answered_with_the_option_that_it_is_here(name: str, make_config: MakeConfig) -> None:
+    assert name in scalarization.__all__ and name not in aggregation.__all__
+    make_config(f"weighting={OF_LOSSES[name]}")
+    with pytest.raises(UserError, match=f"take weighting={OF_LOSSES[name]}$"):
+        TorchJD([*"ab"], name=name)
 
 
 def test_it_is_imported_only_when_it_is_used() -> None:
