@@ -35,6 +35,8 @@ class Static(DirectWeighting):
                 raise UserError(
                     f"weighting.weights.{name}: there is no such task; the tasks are {choices(tasks)}{nearest(name, tasks)}"
                 )
+        if not any(weights.get(name, 1.0) for name in tasks):
+            raise UserError("weighting.weights: all tasks weigh 0, so that nothing would be trained; give one of them more")
         self.register_buffer("given", torch.tensor([float(weights.get(name, 1.0)) for name in tasks]))
 
     def weights(self, losses: Tensor, active: Tensor) -> Tensor:

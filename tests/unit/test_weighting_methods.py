@@ -202,6 +202,12 @@ def test_static_weights_of_tasks_that_do_not_exist_are_refused_with_the_nearest_
         Static(["digit", "parity"], weights={"digits": 1})
 
 
+def test_static_weights_that_are_all_zero_are_refused() -> None:
+    Static(["digit", "parity"], weights={"digit": 0})
+    with pytest.raises(UserError, match=r"weighting\.weights: all tasks weigh 0"):
+        Static(["digit", "parity"], weights={"digit": 0, "parity": 0.0})
+
+
 def test_the_state_of_a_weighting_round_trips() -> None:
     saved: Any = methods()[2].state_dict()
     fresh = Uncertainty(TASKS).double()
