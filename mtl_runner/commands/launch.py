@@ -27,7 +27,7 @@ def launch(arguments: Sequence[str]) -> int:
         return resume(arguments)
     parser = get_args_parser()
     parser.prog = "mtl-run"
-    args = parser.parse_args(list(arguments))
+    args = parser.parse_intermixed_args(list(arguments))  # flags may stand between the overrides
     _check_flags(args)
     shows = bool(args.help or args.hydra_help or args.cfg or args.info)
     adds = args.config_dir or args.config_path or args.config_name or args.overrides  # to what is ours, which is safe to show

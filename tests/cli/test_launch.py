@@ -33,6 +33,11 @@ def test_two_runs_have_two_folders(mtl_run: Command, jobs: Jobs) -> None:
     assert jobs.calls[0]["folder"] != jobs.calls[1]["folder"]
 
 
+def test_flags_may_stand_between_the_overrides(mtl_run: Command, jobs: Jobs) -> None:
+    assert mtl_run("sharing=hard", "-m", "seed=1,2").code == 0
+    assert len(jobs.calls) == 2
+
+
 def test_a_sweep_runs_every_combination_and_prepares_the_tracker_once(mtl_run: Command, jobs: Jobs) -> None:
     assert mtl_run("-m", "sharing=none,hard", "seed=range(0,2)").code == 0
     assert [(call["choices"]["sharing"], call["config"]["seed"]) for call in jobs.calls] == [
