@@ -12,9 +12,11 @@ class UserError(Exception):
 
 
 def nearest(typed: object, allowed: Iterable[object]) -> str:
-    """`` (did you mean 'x'?)`` for the closest of ``allowed``, or an empty string where none is close."""
+    """`` (did you mean 'x'?)`` for the closest of ``allowed``, whatever the case, or an empty string where none is close."""
     names = [str(name) for name in allowed]
+    lower = {name.lower(): name for name in reversed(names)}
     close = difflib.get_close_matches(str(typed), names, n=1, cutoff=0.5)
+    close = close or [lower[name] for name in difflib.get_close_matches(str(typed).lower(), lower, n=1, cutoff=0.5)]
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 

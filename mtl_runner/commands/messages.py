@@ -72,7 +72,7 @@ def _missing(error: MissingConfigException, args: Namespace) -> str:
     if name == args.config_name:
         return f"--config-name {name}: there is no such file in the configuration folders{nearest(name, known)}"
     if group and known:
-        return f"{group}={option}: there is no such option; choose from {choices(known)}{nearest(option, known)}"
+        return f"{group}={option}: there is no such option; choose from {choices(known, 50)}{nearest(option, known)}"
     return first_line(error)
 
 

@@ -14,6 +14,7 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -21,6 +22,7 @@ from mtl_runner.commands.allowed import allowed_modules
 from mtl_runner.commands.messages import explained
 from mtl_runner.commands.safety import check_hydra_node, check_searchpath
 from mtl_runner.config import config_dir, plug, problems
+from mtl_runner.config.plugs import GROUPS
 from mtl_runner.errors import UserError
 
 CONFIG_NAME = "config"
@@ -78,8 +80,17 @@ def _compose(hydra: Hydra, args: Namespace, runs: bool) -> tuple[DictConfig, Run
     config = hydra.compose_config(name, overrides, run_mode=RunMode.MULTIRUN, validate_sweep_overrides=False)
     mode = RunMode.MULTIRUN if args.multirun else (runs and config.hydra.mode) or RunMode.RUN
     parsed = OverridesParser.create().parse_overrides(overrides)
+    _check_one_option(parsed)
     hydra.config_loader.validate_sweep_overrides_legal(parsed, mode, from_shell=True)  # type: ignore[attr-defined]
     return config, mode
+
+
+def _check_one_option(overrides: Sequence[Override]) -> None:
+    """Hydra would merge the options of a list into one, which is neither of them."""
+    for each in overrides:
+        kind = GROUPS.get(each.key_or_group)
+        if kind is not None and not kind.several and isinstance(each.value(), list):
+            raise UserError(f"{each.input_line}: one option is expected; a sweep is written -m {each.key_or_group}=…,…")
 
 
 def _jobs(hydra: Hydra, master: DictConfig) -> list[DictConfig]:

@@ -46,6 +46,8 @@ MISTAKES = {
     "init_from={run:a,frozn:true}": ["init_from.frozn", "did you mean 'frozen'?"],
     "init_from={frozen:true}": ["init_from.run", "is missing"],
     "++resume.x=1": ["resume"],
+    "weighting=[mgda,pcgrad]": ["weighting=[mgda,pcgrad]", "one option", "-m weighting="],
+    "weighting=MGDA": ["weighting=MGDA", "upgrad", "did you mean 'mgda'?"],
 }
 
 
