@@ -14,6 +14,7 @@ from mtl_runner.batch import Data, StreamSpec, TargetSpec
 from mtl_runner.config import TrainerConfig, plug
 from mtl_runner.config.schema import EarlyStopping, plain
 from mtl_runner.encoders.base import Encoder
+from mtl_runner.encoders.stacked import StackedBatchNorm
 from mtl_runner.errors import UserError, choices, nearest
 from mtl_runner.imbalance.base import Criterion, Resampler, Strategy
 from mtl_runner.learner import Learner, Stopping
@@ -29,6 +30,8 @@ from mtl_runner.weighting.base import Weighting
 from mtl_runner.weighting.equal import Equal
 
 Node = Mapping[str, Any]
+ONE_ROW = "trainer.batch_size=1: batch normalisation needs two rows; take a larger batch, or an encoder without it"
+BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, StackedBatchNorm)
 log = logging.getLogger(__name__)
 
 
@@ -69,7 +72,7 @@ def check_combination(config: DictConfig | Node) -> None:
     if trainer["epochs"] is None and trainer["steps"] is None:
         raise UserError("trainer.epochs and trainer.steps are both null: one of them has to be a number")
     if trainer["batch_size"] == 1 and config["encoder"].get("norm") == "batch":
-        raise UserError("trainer.batch_size=1: batch normalisation needs two rows; take encoder.norm=none or a larger batch")
+        raise UserError(ONE_ROW)
     _check_optimizer(config)
     sharing: type[Sharing] = plug(config["sharing"], "sharing", allowed).func  # type: ignore[assignment]
     if _of_gradients(config) and not sharing.has_shared and not sharing.independent:
@@ -141,17 +144,24 @@ def make_model(
     config: Node,
     streams: Mapping[str, StreamSpec],
     targets: Mapping[str, TargetSpec],
-    load: Callable[[Encoder], None] = lambda encoder: None,
+    load: Callable[[Encoder], None] | None = None,
+    trained: bool = False,
 ) -> MultiTaskModel:
-    """The untrained model, on the CPU; the same seed gives the same weights. ``load`` may give each encoder other ones."""
+    """The untrained model, on the CPU; the same seed gives the same weights. ``load`` may give each encoder other ones.
+
+    One that is to take the weights of a ``trained`` one is made without the files that it started from.
+    """
     seed, allowed = config["seed"], config["allow_modules"]
     tasks = make_tasks(targets)
-    make_encoder = plug(config["encoder"], "encoder", allowed)
+    encoder_class = plug(config["encoder"], "encoder", allowed).func
+    started = dict.fromkeys(encoder_class.initial if trained else ())  # type: ignore[attr-defined]
+    make_encoder = plug({**config["encoder"], **started}, "encoder", allowed)
 
     def encoder(names: Sequence[str], name: str) -> Encoder:
         with seeded(seed, "encoder", name):
             made = cast(Encoder, make_encoder({stream: streams[stream] for stream in names}))
-        load(made)
+        if load is not None:
+            load(made)
         return made
 
     make_sharing = plug(config["sharing"], "sharing", allowed)
@@ -230,6 +240,8 @@ def make_training(config: Node, options: TrainerConfig, data: Data, model: Multi
     elif _of_gradients(config) and len(model.tasks) == 1:
         log.info("note: one task alone shares nothing, so weighting=%s plays no part", _option(config["weighting"]))
     model.to(device)
+    if options.batch_size == 1 and any(isinstance(module, BATCH_NORMS) for module in model.modules()):
+        raise UserError(ONE_ROW)
     loader = IndexLoader(options.batch_size, seed, device)
     train, validation = data.splits["train"].to(device), data.splits["validation"].to(device)
     trainers = []

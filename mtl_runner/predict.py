@@ -63,7 +63,7 @@ def load(run: str | Path, device: str = "auto", allowed: Sequence[str] = ()) -> 
     streams, targets = folder.read_specs()
     if not folder.best.exists():
         raise UserError(f"{run}: has no trained model yet (checkpoints/best.pt is written at the end of a run)")
-    model = build.make_model(node, streams, targets).to(build.make_device(device))
+    model = build.make_model(node, streams, targets, trained=True).to(build.make_device(device))
     model.load_state_dict(checkpoint.load(folder.best))
     for group in model.task_groups.values():
         group.criterion = None  # it was fitted to the training targets, and plays no part from here on

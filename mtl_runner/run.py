@@ -99,7 +99,7 @@ def _make(node: Node, resumed: RunFolder | None = None) -> Parts:
         log.info("note: %s", line)
     check_names(data.targets)
     start = Start(data, **node["init_from"], encoder=node["encoder"]) if node["init_from"] and resumed is None else None
-    model = build.make_model(node, data.streams, data.targets, *([start.load] if start else []))
+    model = build.make_model(node, data.streams, data.targets, start.load if start else None, resumed is not None)
     state = None if resumed is None else checkpoint.load(resumed.last)
     if state is not None:
         for name in state["frozen"]:

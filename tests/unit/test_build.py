@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from handmade import TASKS, made, trainer_on
+from handmade import TASKS, kind_of, made, trainer_on, training_on
 from omegaconf import DictConfig
 
 from mtl_runner import build
 from mtl_runner.batch import StreamSpec, TargetSpec
+from mtl_runner.config.schema import plain
 from mtl_runner.encoders.stems import VectorStem
 from mtl_runner.errors import UserError
 from mtl_runner.predictions import check_names
@@ -79,3 +80,19 @@ def test_the_penalty_free_loss_at_the_start_is_that_of_guessing(make_config: Con
     trainer = trainer_on(made(), make_config())
     losses = dict(zip(trainer.names, trainer.objectives(trainer.training_part()).losses.tolist(), strict=True))
     assert losses["yes"] == pytest.approx(math.log(2), rel=0.2) and losses["sort"] == pytest.approx(math.log(3), rel=0.2)
+
+
+def test_a_batch_of_one_row_is_refused_wherever_batches_are_normalised(make_config: Config) -> None:
+    rows = kind_of("images", "one")
+    with pytest.raises(UserError, match=r"trainer\.batch_size=1: batch normalisation needs two rows"):
+        training_on(rows, make_config("encoder=resnet", "encoder.width=2", "trainer.batch_size=1"))
+    with pytest.raises(UserError, match=r"trainer\.batch_size=1: batch normalisation needs two rows"):
+        training_on(made(), make_config("sharing=soft", "encoder.hidden=[4,4]", "encoder.norm=batch", "trainer.batch_size=1"))
+
+
+def test_a_trained_model_is_made_without_the_file_that_it_started_from(make_config: Config, tmp_path: Path) -> None:
+    rows = kind_of("images", "one")
+    node = plain(make_config("encoder=resnet", "encoder.width=2", f"encoder.weights={tmp_path}/gone.pt"))
+    with pytest.raises(UserError, match="gone"):
+        build.make_model(node, rows.streams, rows.targets)
+    assert build.make_model(node, rows.streams, rows.targets, trained=True).sizes()["shared"] > 0

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mtl_runner.batch import StreamSpec
 from mtl_runner.encoders.base import Dropout, Encoder
 from mtl_runner.encoders.cnn import CNN
-from mtl_runner.encoders.mlp import MLP
+from mtl_runner.encoders.mlp import MLP, Residual
 from mtl_runner.encoders.stems import VectorStem, embedding_width
 from mtl_runner.errors import UserError
 from mtl_runner.seeding import seeded
@@ -89,6 +89,50 @@ def test_streams_of_different_width_meet_in_the_first_hidden_layers_space() -> N
     assert encoder.stages[0][0].weight.shape == (8, 8)
 
 
+@pytest.mark.parametrize("norm", ["none", "layer"])
+def test_a_residual_layer_adds_its_input_where_the_width_stays(norm: Any) -> None:
+    def make(residual: bool) -> MLP:
+        with seeded(3, "encoder"):
+            return MLP({"input": IMAGE}, hidden=(8, 8, 8, 5), norm=norm, residual=residual)
+
+    plain, encoder = make(False), make(True)
+    assert [isinstance(stage, Residual) for stage in encoder.stages] == [False, True, True, False]
+    for one, other in zip(plain.parameters(), encoder.parameters(), strict=True):
+        assert torch.equal(one, other)  # the same layers, drawn in the same order
+    x = images()["image"].flatten(1)
+    for stage, layer in zip(encoder.stages, plain.stages, strict=True):
+        expected = x + layer(x) if layer[0].in_features == layer[0].out_features else layer(x)
+        torch.testing.assert_close(stage(x), expected)
+        x = expected
+    torch.testing.assert_close(encoder("input", images()), x)
+
+
+def test_the_gradient_of_a_residual_layer_reaches_its_input_where_the_layer_is_silent() -> None:
+    encoder = MLP({"input": IMAGE}, hidden=(6, 6), residual=True)
+    torch.nn.init.constant_(encoder.stages[1].layers[0].bias, -1e6)  # behind ReLU: 0, with gradient 0
+    x = torch.randn(4, 6, requires_grad=True)
+    encoder.stages[1](x).sum().backward()
+    assert torch.equal(x.grad, torch.ones(4, 6))
+
+
+def test_dropout_in_a_residual_layer_spares_the_input() -> None:
+    encoder = MLP({"input": IMAGE}, hidden=(50, 50), residual=True, dropout=0.5).train()
+    x = torch.full((20, 50), -3.0)
+    out = encoder.stages[1](x).detach()
+    assert float((out == x).float().mean()) > 0.45 and float(out.min()) == -3
+
+
+def test_residual_layers_that_could_not_be_are_refused() -> None:
+    with pytest.raises(UserError, match=r"residual=true: no hidden layer keeps its input's width \(96, 8, 4\)"):
+        MLP({"input": IMAGE}, hidden=(8, 4), residual=True)
+
+
+def test_the_names_of_a_plain_mlps_weights_stay_as_they_are_in_finished_runs() -> None:
+    encoder = MLP({"input": IMAGE}, hidden=(8, 8), norm="layer")
+    expected = [f"stages.{stage}.{layer}.{name}" for stage in (0, 1) for layer in (0, 1) for name in ("weight", "bias")]
+    assert list(encoder.state_dict()) == expected
+
+
 @pytest.mark.parametrize("streams", [{"a": StreamSpec({})}, {"a": TABLE, "b": StreamSpec({})}])
 def test_an_input_without_columns_is_refused(streams: Mapping[str, StreamSpec]) -> None:
     with pytest.raises(UserError, match="no columns"):
@@ -126,7 +170,7 @@ def test_with_group_or_no_normalisation_an_image_does_not_see_the_others_of_its_
     [
         ({"a": TABLE}, "numeric, categorical"),
         ({"a": StreamSpec({"image": (1, 8, 8), "numeric": (2,)})}, "image, numeric"),
-        ({"a": IMAGE, "b": StreamSpec({"image": (1, 8, 8)})}, "one shape in all streams"),
+        ({"a": IMAGE, "b": TABLE}, "numeric, categorical"),
     ],
 )
 def test_a_cnn_says_what_it_cannot_read(streams: Mapping[str, StreamSpec], said: str) -> None:
