@@ -64,27 +64,46 @@ class Soft(Networks):
     def penalty(self) -> Tensor | None:
         if not any(self.strengths) or len(self.tasks) < 2:
             return None
-        pulled = [
-            (strength, values)
-            for strength, stage in zip([*self.strengths, self.strengths[0]], self.matched(), strict=True)
-            for values in stage
-        ]
-        centers: Iterable[Tensor | None] = self.center or [None] * len(pulled)
-        terms = [
-            strength * self._term(values.flatten(1), center)
-            for (strength, values), center in zip(pulled, centers, strict=True)
-            if values.requires_grad  # what is frozen cannot be pulled
-        ]
+        terms = [strength * self._term(values, center) for strength, values, center in self._pulled()]
         return torch.stack(terms).sum() if terms else None
+
+    def _pulled(self) -> list[tuple[float, Tensor, Tensor | None]]:
+        """Strength, values [T, P] and centre [P] of what is pulled: of each tensor of parameters.
+
+        Tensors of one strength come side by side where the penalty is a sum over entries: a fifth of the calls.
+        """
+        strengths = [*self.strengths, self.strengths[0]]
+        each = [(strength, values) for strength, stage in zip(strengths, self.matched(), strict=True) for values in stage]
+        centers: Iterable[Tensor | None] = self.center or [None] * len(each)
+        found: dict[object, list[tuple[float, Tensor, Tensor | None]]] = {}
+        for place, ((strength, values), center) in enumerate(zip(each, centers, strict=True)):
+            if strength and values.requires_grad:  # what is frozen cannot be pulled
+                key = (strength, len(values)) if self.norm != "group" else place
+                found.setdefault(key, []).append((strength, values.flatten(1), None if center is None else center.flatten()))
+        return [_joined(entries) for entries in found.values()]
 
     def _term(self, values: Tensor, center: Tensor | None) -> Tensor:
         """The penalty of one parameter, from its T values [T, P]."""
         if self.target == "pairs":
             return _pairs(values, self.norm)
-        difference = values - (values.mean(0) if center is None else center.flatten())
+        difference = values - (values.mean(0) if center is None else center)
         if self.norm == "group":
             return cast(Tensor, torch.norm(difference, dim=1).sum())  # whose gradient at 0 is 0
-        return difference.abs().sum() if self.norm == "l1" else difference.square().sum()
+        return difference.abs().sum() if self.norm == "l1" else _squares(difference)
+
+
+def _squares(values: Tensor) -> Tensor:
+    """Their sum."""
+    flat = values.flatten()
+    return flat @ flat
+
+
+def _joined(entries: Sequence[tuple[float, Tensor, Tensor | None]]) -> tuple[float, Tensor, Tensor | None]:
+    """Tensors of one strength as one."""
+    strengths, values, centers = zip(*entries, strict=True)
+    if len(entries) == 1:
+        return entries[0]
+    return strengths[0], torch.cat(values, 1), None if centers[0] is None else torch.cat(centers)
 
 
 def _pairs(values: Tensor, norm: Norm) -> Tensor:
@@ -97,6 +116,6 @@ def _pairs(values: Tensor, norm: Norm) -> Tensor:
     if norm == "group":
         return torch.pdist(values).sum()
     if norm == "l2":
-        return tasks * (values - values.mean(0)).square().sum()
+        return tasks * _squares(values - values.mean(0))
     ranks = torch.arange(tasks, dtype=values.dtype, device=values.device)
     return ((2 * ranks - tasks + 1) @ values.sort(0).values).sum()
