@@ -81,8 +81,8 @@ def check_combination(config: DictConfig | Node) -> None:
     provides = plug(config["dataset"], "dataset", allowed).func.provides  # type: ignore[attr-defined]
     if needs and provides and not set(needs) & set(provides):
         chosen = (
-            f"encoder={_option(config['encoder'])} reads {choices(needs)}, "
-            f"dataset={_option(config['dataset'])} has {choices(provides)}"
+            f"encoder={_option(config['encoder'])} reads {' or '.join(needs)}, "
+            f"dataset={_option(config['dataset'])} has {choices(sorted(provides))}"
         )
         raise UserError(f"{chosen}; encoder=mlp reads any fields")
 

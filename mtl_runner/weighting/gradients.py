@@ -133,5 +133,5 @@ def _flat(parameter: nn.Parameter, gradient: Tensor | None) -> Tensor:
 
 
 def add_gradient(parameter: nn.Parameter, gradient: Tensor) -> None:
-    """Add to ``.grad``, which may not be there."""
-    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+    """Add to ``.grad``, which may not be there; contiguous, as a penalty's backward pass wants to find it."""
+    parameter.grad = gradient.contiguous() if parameter.grad is None else parameter.grad + gradient
