@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from mtl_runner.encoders.stack import run, stack
 from mtl_runner.encoders.stacked import Rows
 from mtl_runner.errors import UserError
+from mtl_runner.sharing.channels import channels
+from mtl_runner.sharing.vectors import averages
 
 Shape = tuple[int, ...]
 
@@ -28,19 +30,19 @@ class Attention(nn.Module):
 
     def __init__(self, count: int, before: Shape | None, shape: Shape, reduction: int, norm: bool) -> None:
         super().__init__()
-        channels = _channels(shape)
-        width = max(1, channels // reduction)
+        size = channels(shape)
+        width = max(1, size // reduction)
         kind = (nn.LayerNorm if len(shape) == 2 else nn.BatchNorm1d) if norm else nn.Identity
-        joint = [nn.Linear(channels if before is None else 2 * channels, width) for _ in range(count)]
+        joint = [nn.Linear(size if before is None else 2 * size, width) for _ in range(count)]
         self.shape = shape
-        self.g = stack([_columns(layer, 0, channels) for layer in joint])
-        self.h = stack([nn.Sequential(kind(width), nn.ReLU(), nn.Linear(width, channels), kind(channels)) for _ in range(count)])
+        self.g = stack([_columns(layer, 0, size) for layer in joint])
+        self.h = stack([nn.Sequential(kind(width), nn.ReLU(), nn.Linear(width, size), kind(size)) for _ in range(count)])
         if before is not None:
             self.fit = Fit(before, shape)
             # g([p; f]) as the sum of a part for p, which is the same for all tasks, and one for f
-            self.g_of_f = stack([_columns(layer, channels, 2 * channels) for layer in joint])
-            inputs = _channels(before)
-            self.f = stack([nn.Sequential(nn.Linear(inputs, channels), kind(channels), nn.ReLU()) for _ in range(count)])
+            self.g_of_f = stack([_columns(layer, size, 2 * size) for layer in joint])
+            inputs = channels(before)
+            self.f = stack([nn.Sequential(nn.Linear(inputs, size), kind(size), nn.ReLU()) for _ in range(count)])
 
     def forward(self, p: Tensor, attended: Tensor | None, there: Tensor | None, apart: bool, rows: Rows) -> Tensor:
         """[T, N, …] from p [N, …], or, ``apart``, [T, N, …], and from what the stage before was left with, [T, N, …]."""
@@ -83,19 +85,6 @@ class Fit(nn.Module):
         maps = _from_lines(lines, self.before, x)
         resized: Tensor = (maps.mT @ cast(Tensor, self.rows)).mT @ cast(Tensor, self.columns)
         return _lines(resized, self.after)
-
-
-def averages(size: int, fields: int) -> Tensor:
-    """[size, fields]: the share of each of ``size`` pixels in a field; field i has the pixels from ⌊i s/f⌋ to ⌈(i+1) s/f⌉ - 1."""
-    shares = torch.zeros(size, fields)
-    for i in range(fields):
-        first, end = i * size // fields, -(-(i + 1) * size // fields)
-        shares[first:end, i] = 1 / (end - first)
-    return shares
-
-
-def _channels(shape: Shape) -> int:
-    return shape[0] if len(shape) == 3 else shape[-1]
 
 
 def _columns(layer: nn.Linear, first: int, end: int) -> nn.Linear:

@@ -12,7 +12,8 @@ from mtl_runner.encoders.stack import run
 from mtl_runner.encoders.stacked import Rows, chosen
 from mtl_runner.errors import UserError
 from mtl_runner.sharing.base import Boundary, Inputs, Table
-from mtl_runner.sharing.stitching import StitchedNetworks, channel_axis, mixed
+from mtl_runner.sharing.channels import channel_axis
+from mtl_runner.sharing.stitching import StitchedNetworks, mixed
 
 
 class CrossStitch(StitchedNetworks):

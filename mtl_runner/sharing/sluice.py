@@ -13,7 +13,8 @@ from mtl_runner.encoders.base import EncoderFactory
 from mtl_runner.encoders.stack import each
 from mtl_runner.encoders.stacked import Rows, chosen
 from mtl_runner.sharing.base import Boundary, Inputs, Table, own
-from mtl_runner.sharing.stitching import StitchedNetworks, channel_axis
+from mtl_runner.sharing.channels import channel_axis
+from mtl_runner.sharing.stitching import StitchedNetworks
 
 
 class Sluice(StitchedNetworks):

@@ -57,8 +57,3 @@ def side_by_side(stage: nn.Module, x: Tensor, mask: Tensor | None, apart: bool, 
 def mixed(weights: Tensor, x: Tensor) -> Tensor:
     """Σ_j weights_ij x_j for each i: [A, …] from [A, B] and [B, …]."""
     return (weights @ x.flatten(1)).view(len(weights), *x.shape[1:])
-
-
-def channel_axis(shape: tuple[int, ...]) -> int:
-    """Where the channels are: the units of a vector (d,) and of a sequence (L, d), the maps of (C, H, W)."""
-    return -3 if len(shape) == 3 else -1

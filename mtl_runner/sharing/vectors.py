@@ -33,8 +33,8 @@ class Vector(nn.Module):
         )
         self.pooled = len(self.shape) > 2 and max(self.shape[-2:]) > _SIDE
         height, breadth = self.shape[-2:] if self.pooled else (0, 0)
-        self.register_buffer("rows", _averages(height), persistent=False)
-        self.register_buffer("columns", _averages(breadth), persistent=False)
+        self.register_buffer("rows", averages(height, min(_SIDE, height)), persistent=False)
+        self.register_buffer("columns", averages(breadth, min(_SIDE, breadth)), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """[..., N, width] from [..., N, *shape]; ``mask`` [N, L] says which positions of a sequence are there."""
@@ -55,9 +55,8 @@ def _mean(x: Tensor, mask: Tensor | None) -> Tensor:
     return x.masked_fill(~mask.unsqueeze(-1), 0).sum(-2) / mask.sum(-1, keepdim=True).clamp(min=1)
 
 
-def _averages(size: int) -> Tensor:
+def averages(size: int, fields: int) -> Tensor:
     """[size, fields]: the share of each of ``size`` pixels in the mean of a field; field i of f has ⌊i s/f⌋ … ⌈(i+1) s/f⌉ - 1."""
-    fields = min(_SIDE, size)
     shares = torch.zeros(size, fields)
     for i in range(fields):
         first, end = i * size // fields, -(-(i + 1) * size // fields)
