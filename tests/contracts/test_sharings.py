@@ -41,16 +41,26 @@ VARIANTS = {
     "dselect_k": ["sharing.per_example=false", "sharing.experts=3"],
     "ple": ["sharing.levels=1"],
     "cross_stitch": ["sharing.per_channel=true", "sharing.last=false"],
+    "shared_private": ["sharing.join=sum"],
+    "adapters": ["sharing.kind=low_rank"],
+    "task_graph": [
+        "sharing.edges={sort:[yes],size:[sort,yes]}",
+        "sharing.edges={sort:[yes],size:[sort,yes]} sharing.shared_stages=0.5",
+        "sharing.edges={sort:[yes],size:[sort,yes]} sharing.through=outputs",
+        "sharing.edges={sort:[yes],size:[sort,yes]} sharing.through=outputs sharing.detach=false",
+    ],
 }
 """Further values of options that change which parameters are shared."""
 NEEDS_ONE_STREAM = {"cross_stitch", "sluice", "task_graph"}
 """They compare or mix what tasks make of the same example."""
+WITHOUT_LINEAR = {"resnet", "unet", "rnn"}
+"""Encoders whose stages have no matrix that adapters of low rank could be added to."""
 DRAWN = {"ltb": 40}
 """Modes that draw each example's way, and how many draws show all ways."""
 MODES = [
     (f"sharing={mode}", *more)
     for mode in options("sharing")
-    for more in [(), *((variant,) for variant in VARIANTS.get(mode, []))]
+    for more in [(), *(tuple(variant.split(" ")) for variant in VARIANTS.get(mode, []))]
 ]
 NOTHING_SHARED = {"soft", "task_relation", "low_rank", "joint_feature"}
 """Modes whose tasks have no parameter in common, though they train together."""
@@ -64,6 +74,7 @@ PAIRS = [
     pytest.param(mode, encoder, streams, id=",".join([*(part.split("=", 1)[1] for part in mode), encoder, streams]))
     for mode, encoder, streams in itertools.product(MODES, options("encoder"), ("one", "two"))
     if encoder not in ALONE and not (streams == "two" and name_of(mode) in NEEDS_ONE_STREAM)
+    if not ("sharing.kind=low_rank" in mode and encoder in WITHOUT_LINEAR)
 ]
 pairs = pytest.mark.parametrize(("mode", "encoder", "streams"), PAIRS)
 modes = pytest.mark.parametrize("mode", MODES, ids=",".join)
@@ -205,6 +216,12 @@ def test_a_resumed_run_goes_on_bit_by_bit(mode: Mode, weighting: str, make_confi
     assert same(whole.model.state_dict(), second.model.state_dict())
 
 
+@pytest.mark.parametrize("encoder", sorted(WITHOUT_LINEAR))
+def test_adapters_of_low_rank_need_a_linear_layer(encoder: str, model: Model) -> None:
+    with pytest.raises(UserError, match=r"sharing\.kind=low_rank"):
+        model(data("one", encoder), "sharing=adapters", "sharing.kind=low_rank", *small(encoder))
+
+
 @pytest.mark.parametrize("mode", sorted(NEEDS_ONE_STREAM))
 def test_a_mode_that_needs_one_stream_says_so(mode: str, model: Model) -> None:
     with pytest.raises(
@@ -213,7 +230,7 @@ def test_a_mode_that_needs_one_stream_says_so(mode: str, model: Model) -> None:
         model(two_streams(), f"sharing={mode}")
 
 
-@modes
+@pytest.mark.parametrize("mode", [mode for mode in MODES if "sharing.edges" not in " ".join(mode)], ids=",".join)
 def test_a_task_alone_needs_no_sharing(mode: tuple[str, ...], model: Model) -> None:
     rows = made({"yes": made().targets["yes"]})
     network = model(rows, *mode)
