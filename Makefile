@@ -31,6 +31,7 @@ types: $(VENV)/.installed-test ## check types
 bench: $(VENV)/.installed ## time the training step, plain and with every weighting, against a hand-written loop
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/weighting.py $(ARGS)
+	$(BIN)/python benchmarks/sharing.py
 
 ui: $(VENV)/.installed ## show the runs in MLflow, at 127.0.0.1
 	$(BIN)/mtl ui $(ARGS)

@@ -23,7 +23,7 @@ from mtl_runner.tasks.group import masked, pack
 from mtl_runner.weighting.base import Objectives, Weighting, mean_losses
 
 AFFINITY_EVERY = 10
-"""Of so many steps the tasks' gradients are compared in one, where the sharing mode asks how far they agree."""
+"""Of so many steps of an epoch gradients are compared in one, the first, where a sharing mode asks how far tasks agree."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ class Trainer:
         self.statistics = GradientStatistics(self.names, weighting.gramian_of)
         self.replay = Replay(model)
         self._before_cut: dict[str, Any] | None = None
+        self._epoch_began = 0
 
     def look_at_what_is_shared(self) -> None:
         """Some modes change it in the course of training."""
@@ -156,10 +157,11 @@ class Trainer:
 
     def sampled_gramian(self, objectives: Objectives) -> Tensor | None:
         """That of the steps to be looked at, of which the first is one, where the weighting computes none of its own."""
-        every = self.plan.log_gradients_every or (AFFINITY_EVERY if self.model.sharing.affinity else None)
-        if every is None or self.weighting.needs in ("gramian", "jacobian") or not self.shared or self.progress.step % every:
+        if self.weighting.needs in ("gramian", "jacobian") or not self.shared:
             return None
-        return gramian(objectives)
+        every, step = self.plan.log_gradients_every, self.progress.step
+        asked = bool(self.model.sharing.affinity) and (step - self._epoch_began) % AFFINITY_EVERY == 0
+        return gramian(objectives) if asked or (every is not None and step % every == 0) else None
 
     def penalty(self) -> Tensor | None:
         """What sharing mode and L1 add to the objective."""
@@ -212,6 +214,7 @@ class Trainer:
         if self.plan.steps is not None and self.plan.steps - self.progress.step < self.loader.batches(split):
             self._before_cut = copy.deepcopy(self._state() | {"weights": self.learner.weights()})
         self.progress.epoch += 1
+        self._epoch_began = self.progress.step
         self.model.sharing.before_epoch(self.progress.epoch)
         self.look_at_what_is_shared()
         self.model.train()

@@ -44,6 +44,11 @@ def test_the_table_of_weightings_has_a_row_for_each() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|.*\|.*\|.*\|.*\|", rows, re.M)) >= set(options("weighting"))
 
 
+def test_the_tables_of_sharing_modes_and_encoders_have_a_row_for_each() -> None:
+    rows = set(re.findall(r"^\| `(\w+)` \|", (Path(__file__).resolve().parents[1] / "docs" / "sharing.md").read_text(), re.M))
+    assert rows >= {*options("sharing"), *options("encoder")}
+
+
 def test_example_of_an_option_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Callable[..., Path]) -> None:
     code = next(block for block in blocks("python") if "class Boltzmann" in block)
     (tmp_path / "my_module.py").write_text(code)

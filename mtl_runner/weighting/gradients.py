@@ -74,7 +74,8 @@ class ParameterGradients(TaskGradients):
     def __init__(self, objectives: Objectives) -> None:
         super().__init__(objectives)
         self.sizes = [parameter.numel() for parameter in objectives.shared]
-        self.matrix = objectives.shared[0].new_empty(len(self.tasks), sum(self.sizes))
+        like = objectives.shared[0] if objectives.shared else objectives.losses  # a mode may end up with nothing shared
+        self.matrix = like.new_empty(len(self.tasks), sum(self.sizes))
         self.inner: list[tuple[int, nn.Parameter, Tensor]] = []
         for t in range(len(self.tasks)):
             self._fill(t)
@@ -83,7 +84,8 @@ class ParameterGradients(TaskGradients):
         """The pass of task t; nothing but its row stays, so that the next one finds the memory in the processor's cache."""
         shared, private = self.objectives.shared, self.objectives.private
         gradients = through_the_trunk(self.objectives, self.tasks[t], [*shared, *private])
-        torch.cat([_flat(*pair) for pair in zip(shared, gradients[: len(shared)], strict=True)], out=self.matrix[t])
+        if shared:
+            torch.cat([_flat(*pair) for pair in zip(shared, gradients[: len(shared)], strict=True)], out=self.matrix[t])
         inner = zip(private, gradients[len(shared) :], strict=True)
         self.inner += [(t, parameter, gradient) for parameter, gradient in inner if gradient is not None]
 

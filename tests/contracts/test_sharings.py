@@ -43,6 +43,12 @@ VARIANTS = {
     "cross_stitch": ["sharing.per_channel=true", "sharing.last=false"],
     "shared_private": ["sharing.join=sum"],
     "adapters": ["sharing.kind=low_rank"],
+    "clustered": [
+        "sharing.groups=[[yes,sort],[size],[pair]]",
+        "sharing.by=affinity sharing.warmup=1",
+        "sharing.start=initial sharing.warmup=1",
+    ],
+    "task_relation": ["sharing.shared_stages=0.5"],
     "task_graph": [
         "sharing.edges={sort:[yes],size:[sort,yes]}",
         "sharing.edges={sort:[yes],size:[sort,yes]} sharing.shared_stages=0.5",
@@ -53,16 +59,20 @@ VARIANTS = {
 """Further values of options that change which parameters are shared."""
 NEEDS_ONE_STREAM = {"cross_stitch", "sluice", "task_graph"}
 """They compare or mix what tasks make of the same example."""
+NAMING = ("sharing.edges", "sharing.groups")
+"""Options that name tasks."""
 WITHOUT_LINEAR = {"resnet", "unet", "rnn"}
 """Encoders whose stages have no matrix that adapters of low rank could be added to."""
 DRAWN = {"ltb": 40}
 """Modes that draw each example's way, and how many draws show all ways."""
+IDLE = {"ltb", "clustered"}
+"""Modes with parameters that may rest: copies that were not drawn, a cluster's stem of a stream that none of its tasks reads."""
 MODES = [
     (f"sharing={mode}", *more)
     for mode in options("sharing")
     for more in [(), *(tuple(variant.split(" ")) for variant in VARIANTS.get(mode, []))]
 ]
-NOTHING_SHARED = {"soft", "task_relation", "low_rank", "joint_feature"}
+NOTHING_SHARED = {"soft", "low_rank", "joint_feature"}
 """Modes whose tasks have no parameter in common, though they train together."""
 
 
@@ -191,7 +201,7 @@ def test_every_mode_trains(mode: Mode, encoder: str, streams: str, make_config: 
     assert len(epochs) == 2 and epochs[-1].step == 2 * (5 if streams == "two" else 4)
     assert all(f"validation/{task}/loss" in epochs[-1].metrics for task in TASKS)
     still = {name for name, value in training.model.named_parameters() if torch.equal(value, before[name])}
-    assert not still or name_of(mode) in DRAWN  # what was not drawn did not move
+    assert not still or name_of(mode) in IDLE
     for table in training.model.sharing.tables().values():
         assert table.values.shape == (len(table.rows), len(table.columns)) and not table.values.isinf().any()
 
@@ -230,7 +240,7 @@ def test_a_mode_that_needs_one_stream_says_so(mode: str, model: Model) -> None:
         model(two_streams(), f"sharing={mode}")
 
 
-@pytest.mark.parametrize("mode", [mode for mode in MODES if "sharing.edges" not in " ".join(mode)], ids=",".join)
+@pytest.mark.parametrize("mode", [mode for mode in MODES if not any(key in " ".join(mode) for key in NAMING)], ids=",".join)
 def test_a_task_alone_needs_no_sharing(mode: tuple[str, ...], model: Model) -> None:
     rows = made({"yes": made().targets["yes"]})
     network = model(rows, *mode)
@@ -319,3 +329,18 @@ def test_frozen_shared_part_is_not_shared(make_config: Callable[..., DictConfig]
         parameter.requires_grad_(False)
     (trainer,) = build.make_training(node, build.trainer_options(node["trainer"]), made(), frozen, torch.device("cpu")).trainers
     assert trainer.shared == []
+
+
+@pytest.mark.parametrize("weighting", ["mgda", "nash_mtl", "moco", "gradnorm", "graddrop", "famo", "modo", "upgrad"])
+def test_training_goes_on_where_nothing_is_shared_any_more(weighting: str, make_config: Callable[..., DictConfig]) -> None:
+    """Each task ends up in a cluster of its own."""
+    clustered = ["sharing=clustered", "sharing.clusters=4", "sharing.warmup=1", "trainer.epochs=4", "encoder.hidden=[7,5]"]
+    training = training_on(made(), make_config(*clustered, f"weighting={weighting}"))
+    (trainer,) = training.trainers
+    assert trainer.shared
+    epochs = training.fit()
+    next(epochs), next(epochs)
+    assert not trainer.shared and len(trainer.private) == len(list(training.model.parameters()))
+    before = [parameter.clone() for parameter in trainer.private]
+    list(epochs)
+    assert not any(torch.equal(one, other) for one, other in zip(before, trainer.private, strict=True))
