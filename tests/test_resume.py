@@ -44,8 +44,15 @@ def either(quick: bool, *values: Any) -> Any:
     return pytest.param(*values, marks=[] if quick else [pytest.mark.slow])
 
 
-MODES = options("sharing")
+MODES = ("none", "hard", "soft")
+"""Tried in all cases; the others, whose resume tests/contracts/test_sharings.py has too, in those that differ most."""
 PAIRS = [either((i + j) % len(MODES) == 0, mode, case) for i, mode in enumerate(MODES) for j, case in enumerate(CASES)]
+PAIRS += [
+    either(False, mode, case)
+    for mode in options("sharing")
+    if mode not in MODES
+    for case in ("early stopping", "step, budget in steps")
+]
 STEPS = [either(step > BATCHES, name, step) for name in options("weighting") for step in (1, BATCHES, BATCHES + 1)]
 
 

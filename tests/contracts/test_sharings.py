@@ -81,11 +81,18 @@ def name_of(mode: tuple[str, ...]) -> str:
 
 
 PAIRS = [
-    pytest.param(mode, encoder, streams, id=",".join([*(part.split("=", 1)[1] for part in mode), encoder, streams]))
+    pytest.param(
+        mode,
+        encoder,
+        streams,
+        id=",".join([*(part.split("=", 1)[1] for part in mode), encoder, streams]),
+        marks=[] if encoder in ("mlp", "cnn", "transformer") or name_of(mode) in ("none", "hard", "soft") else pytest.mark.slow,
+    )
     for mode, encoder, streams in itertools.product(MODES, options("encoder"), ("one", "two"))
     if encoder not in ALONE and not (streams == "two" and name_of(mode) in NEEDS_ONE_STREAM)
     if not ("sharing.kind=low_rank" in mode and encoder in WITHOUT_LINEAR)
 ]
+"""Vectors, maps and sequences with every mode, every encoder with some; the other pairs are slow tests."""
 pairs = pytest.mark.parametrize(("mode", "encoder", "streams"), PAIRS)
 modes = pytest.mark.parametrize("mode", MODES, ids=",".join)
 Mode = tuple[str, ...]
