@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mtl_runner.figures.confusion import confusion_matrix
 from mtl_runner.figures.cosines import gradient_cosines
 from mtl_runner.figures.curves import learning_curves
-from mtl_runner.figures.style import file_name
+from mtl_runner.figures.style import MOST_TASKS, file_name
 from mtl_runner.figures.table import heat_map
 
 if TYPE_CHECKING:
@@ -22,13 +22,15 @@ def draw(folder: Path) -> None:
     """Draws what the folder has data for, in ``figures/``.
 
     ``learning_curves.png`` · ``confusion_<task>.png`` · ``gradient_cosines.png`` · ``sharing_<table>.png``.
+    Where there are many tasks, the first ``MOST_TASKS`` have their own.
     """
     target = folder / "figures"
     target.mkdir(exist_ok=True)
     lines = [json.loads(text) for text in _text(folder / "metrics.jsonl").splitlines()]
     if lines:
         _save(learning_curves(lines, json.loads(_text(folder / "test_metrics.json") or "{}")), target / "learning_curves.png")
-    for task, confusion in json.loads(_text(folder / "confusion.json") or "{}").items():
+    confusions = json.loads(_text(folder / "confusion.json") or "{}")
+    for task, confusion in list(confusions.items())[:MOST_TASKS]:
         if any(map(any, confusion["matrix"])):
             _save(confusion_matrix(task, confusion["classes"], confusion["matrix"]), target / f"confusion_{file_name(task)}.png")
     if (gradients := json.loads(_text(folder / "gradients.json") or "{}")) and len(gradients["tasks"]) > 1:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from mtl_runner.figures.style import INK, PALE, TRAIN, VALIDATION, shortened
+from mtl_runner.figures.style import INK, MOST_TASKS, PALE, TRAIN, VALIDATION, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def learning_curves(lines: Sequence[Mapping[str, Any]], test: Mapping[str, Any]) -> "Figure":
-    """A pair of small panels for each task: its loss, and its primary metric with the epoch whose weights were kept.
+    """A pair of small panels for each of the first tasks: its loss, and its primary metric with the epoch of the kept weights.
 
     Args:
         lines: of ``metrics.jsonl``.
@@ -22,6 +22,7 @@ def learning_curves(lines: Sequence[Mapping[str, Any]], test: Mapping[str, Any])
     tasks = list(
         dict.fromkeys(name.split("/", 1)[1].removesuffix("/loss") for line in lines for name in line["metrics"] if _is_loss(name))
     )
+    tasks = tasks[:MOST_TASKS]
     best = {
         task: epoch for names, epoch in test.get("best_epoch", {}).items() for task in _members(names, tasks, test["best_epoch"])
     }

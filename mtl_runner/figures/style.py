@@ -5,6 +5,9 @@ from zlib import crc32
 
 TRAIN, VALIDATION, INK, PALE = "#9aa5b1", "#1f6fb4", "#2f3a45", "#e4e8ec"
 
+MOST_TASKS = 40
+"""Tasks with panels or pictures of their own, the first ones; the files that these are drawn from have all."""
+
 
 def shortened(text: str, length: int) -> str:
     """``text`` as matplotlib shows it, cut to ``length`` characters."""

@@ -12,6 +12,7 @@ from matplotlib.image import imread
 from sklearn.metrics import confusion_matrix as sklearn_matrix
 
 from mtl_runner import figures
+from mtl_runner.figures.style import MOST_TASKS
 
 NAMES = ["digit", "a rather long name of a task, with (€) signs", "x/y", "cost in $ or $$"]
 
@@ -165,3 +166,15 @@ def test_no_global_state_of_pyplot(tmp_path: Path) -> None:
         "f.draw(Path(sys.argv[1])); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script, tmp_path], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_thousand_tasks_are_not_drawn_one_by_one(tmp_path: Path) -> None:
+    names = [f"task_{i}" for i in range(1000)]
+    (tmp_path / "confusion.json").write_text(
+        json.dumps({name: {"classes": ["a", "b"], "matrix": [[1, 0], [0, 1]]} for name in names})
+    )
+    losses = {f"{part}/{name}/loss": 1.0 for name in names for part in ("train", "validation")}
+    figure = figures.learning_curves([{"epoch": 1, "metrics": losses}], {})
+    figures.draw(tmp_path)
+    assert len(list((tmp_path / "figures").glob("*.png"))) == MOST_TASKS
+    assert len(figure.axes) == 2 * MOST_TASKS
