@@ -31,7 +31,7 @@ class Down(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         deeper = self.layers(functional.max_pool2d(x[:, : self.inputs], 2))
-        return torch.cat([deeper, functional.pixel_unshuffle(x, 2)], 1)
+        return torch.cat([deeper, _squares(x)], 1)
 
 
 class Up(nn.Module):
@@ -49,7 +49,7 @@ class Up(nn.Module):
         self.layers = _convolutions(2 * outputs, outputs, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        deep, carried = x[:, : self.inputs], functional.pixel_shuffle(x[:, self.inputs :], 2)
+        deep, carried = x[:, : self.inputs], _pixels(x[:, self.inputs :])
         skip, rest = carried[:, : self.outputs], carried[:, self.outputs :]
         return torch.cat([self.layers(torch.cat([skip, self.up(deep)], 1)), rest], 1)
 
@@ -101,6 +101,16 @@ class UNet(Encoder):
         last = nn.Sequential(up.pop(), nn.ZeroPad2d(tuple(-size for size in around)))  # type: ignore[arg-type]
         self.stages = nn.ModuleList([first, *down, *up, last])
         self.features = FeatureSpec((channels, height, width))
+
+
+def _squares(x: Tensor) -> Tensor:
+    """[N, 4 C, H/2, W/2] from [N, C, H, W], as torch's ``pixel_unshuffle``, which leaves the shape of no examples as it is."""
+    return x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)  # type: ignore[no-any-return]
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """The way back, as torch's ``pixel_shuffle``."""
+    return x.unflatten(1, (-1, 2, 2)).permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)  # type: ignore[no-any-return]
 
 
 def _margins(size: int, multiple: int) -> tuple[int, int]:

@@ -299,6 +299,13 @@ def test_a_unet_with_the_skips_in_its_tensors_is_the_unet(norm: Any, shape: tupl
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("name", ["cnn", "resnet", "unet"])
+def test_no_image_gives_no_features(name: str) -> None:
+    """Evaluation comes to the end of a shorter stream before it comes to that of a longer one."""
+    encoder = {"cnn": CNN, "resnet": ResNet, "unet": UNet}[name]({"input": stream(1, 6, 6)}).eval()
+    assert encoder("input", {"image": torch.zeros(0, 1, 6, 6)}).shape == (0, *encoder.features.shape)
+
+
 def test_a_unets_stages_have_the_channels_that_its_description_says() -> None:
     encoder = UNet({"input": stream(1, 16, 32)}, channels=3, depth=3)
     down = [(2**k * 3 + 2 ** (k + 1) * (2**k - 1) * 3, 16 // 2**k, 32 // 2**k) for k in range(4)]
