@@ -119,7 +119,8 @@ class SharedPrivate(Networks):
                 for stack, rows in zip(self.stack_list(), shared, strict=True):
                     private = self.vector(stack(inputs[stack.stream]), self._mask(stack.stream, inputs))
                     terms.append(self.orthogonality * overlap(rows, private).sum() / len(self.tasks))
-            return torch.stack(terms).sum()
+            total = torch.stack(terms).sum()
+            return total if total.requires_grad else None  # all is frozen
 
     @contextmanager
     def _once_more(self, replay: Replay) -> Iterator[None]:

@@ -184,6 +184,14 @@ def test_frozen_layers_with_batch_statistics_may_be_penalised() -> None:
     assert sharing.encoder.stages[0][0].weight.grad.any()
 
 
+def test_frozen_encoders_are_not_penalised() -> None:
+    """There is nothing that the orthogonality could move."""
+    sharing, inputs = make(SharedPrivate, "mlp", ONE, orthogonality=1.0), inputs_of("mlp", "x")
+    sharing.requires_grad_(False).train()
+    of(sharing, "a", inputs)
+    assert sharing.penalty() is None
+
+
 def test_the_shared_encoder_goes_against_what_tells_streams_apart() -> None:
     sharing, inputs = make(SharedPrivate, "mlp", TWO, adversarial=0.3), inputs_of("mlp", "xy")
     shaken(sharing)
