@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from mtl_runner.encoders.base import EncoderFactory
-from mtl_runner.encoders.stack import OneByOne, emptied, stack
+from mtl_runner.encoders.stack import OneByOne, stack
 from mtl_runner.encoders.stacked import chosen
 from mtl_runner.seeding import Draws
 from mtl_runner.sharing.base import Boundary, Inputs, Sharing, Table, own
@@ -81,9 +81,10 @@ class LTB(Sharing):
         self.temperature, self.anneal, self.search_epochs = temperature, anneal, search_epochs
         networks = [encoder(self.order, f"copy_{k}") for k in range(self.copies)]
         self.features = networks[0].features
-        self.stems = networks[0].stems
         self.stages = nn.ModuleList(stack(stages) for stages in zip(*(network.stages for network in networks), strict=True))
-        self.architecture = emptied(networks[0])
+        self.entry = networks[0]
+        """The stems, as part of an encoder, which knows what of it is frozen."""
+        self.entry.stages = nn.ModuleList()
         self.theta = nn.ParameterList(nn.Parameter(torch.zeros(self.copies, self.copies)) for _ in self.stages[1:])
         self.task_theta = nn.Parameter(torch.zeros(len(streams), self.copies))
         self.draws = Draws()
@@ -113,19 +114,19 @@ class LTB(Sharing):
         return torch.einsum("ik,ik...->i...", choice, x) if apart else mixed(choice, x)
 
     def _through_all(self, choices: Sequence[Tensor], stream: str, inputs: Inputs) -> Tensor:
-        mask, x = self.architecture.mask(inputs[stream]), self.stems[stream](inputs[stream])
+        mask, x = self.entry.mask(inputs[stream]), self.entry.stem(stream, inputs[stream])
         for number, stage in enumerate(self.stages):
             x = side_by_side(stage, mixed(choices[number - 1], x) if number else x, mask, number > 0, self.copies)
-        return cast(Tensor, x)
+        return x
 
     def _through_the_tree(self, tree: Tree, stream: str, inputs: Inputs) -> Tensor:
-        mask, x = self.architecture.mask(inputs[stream]), self.stems[stream](inputs[stream])
+        mask, x = self.entry.mask(inputs[stream]), self.entry.stem(stream, inputs[stream])
         before: list[int] = []
         for number, (stage, copies) in enumerate(zip(self.stages, tree.used(self.readers[stream]), strict=True)):
             if number:
                 x = chosen(x, [before.index(tree.parents[number - 1][copy]) for copy in copies])
             x, before = side_by_side(stage, x, mask, number > 0, len(copies), copies), copies
-        return cast(Tensor, x)
+        return x
 
     def _noise(self, theta: Tensor) -> Tensor:
         """Standard Gumbel numbers."""
@@ -152,7 +153,7 @@ class LTB(Sharing):
         """While searching, all but what the tasks choose by; then the copies that several tasks pass through."""
         if len(self.tasks) == 1:
             return []
-        shared = [p for stream in self.order if len(self.readers[stream]) > 1 for p in self.stems[stream].parameters()]
+        shared = [p for stream in self.order if len(self.readers[stream]) > 1 for p in self.entry.stems[stream].parameters()]
         if self.tree is None:
             return [*shared, *self.stages.parameters(), *self.theta]
         for stage, copies in zip(self.stages, self.tree.paths(range(len(self.tasks))), strict=True):

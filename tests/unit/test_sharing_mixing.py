@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mtl_runner.batch import StreamSpec
-from mtl_runner.encoders.base import Encoder, run_stages
+from mtl_runner.encoders.base import Dropout, Encoder, run_stages
 from mtl_runner.encoders.cnn import CNN
 from mtl_runner.encoders.mlp import MLP
 from mtl_runner.encoders.stack import each
+from mtl_runner.encoders.tokens import Placed
 from mtl_runner.encoders.transformer import Transformer
 from mtl_runner.errors import UserError
 from mtl_runner.seeding import seeded
@@ -382,6 +383,20 @@ def test_the_temperature_falls_and_the_tree_is_part_of_the_state() -> None:
     assert fresh.tree == sharing.tree is not None
     fresh.load_state_dict(searching)  # the best epoch may lie before
     assert fresh.tree is None
+
+
+def test_a_frozen_stem_drops_nothing() -> None:
+    """As in every other mode."""
+
+    def frozen(streams: Sequence[str], name: str) -> Encoder:
+        encoder = Transformer(dict.fromkeys(streams, StreamSpec({"tokens": (5,)}, vocabulary=7)), width=4, heads=2, dropout=0.5)
+        encoder.stems.requires_grad_(False)
+        return encoder
+
+    sharing = LTB(frozen, dict.fromkeys("ab", "x")).train()
+    (stem,) = (module for module in sharing.modules() if isinstance(module, Placed))
+    assert not stem.dropout.training
+    assert all(module.training for module in sharing.stages.modules() if isinstance(module, Dropout))
 
 
 def test_tables_and_entropy_of_the_tree() -> None:
