@@ -1,6 +1,9 @@
 """The run folder: files that are whole at any time, and that come back as they were."""
 
 import json
+import os
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -130,3 +133,13 @@ def test_a_strangers_folder_cannot_allow_its_own_modules(tmp_path: Path) -> None
     with pytest.raises(UserError, match="allow_modules") as caught:
         RunFolder(tmp_path).read_config()
     assert "stranger" in str(caught.value)
+
+
+def test_text_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    """Columns are called σ1, and tasks and classes have the names that users gave them."""
+    code = "import sys; from pathlib import Path; from mtl_runner.folder import write_text; write_text(Path(sys.argv[1]), 'σ1')"
+    other = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "POSIX"}
+    subprocess.run(
+        [sys.executable, "-c", code.replace("σ", "\\u03c3"), str(tmp_path / "a.csv")], env=os.environ | other, check=True
+    )
+    assert (tmp_path / "a.csv").read_bytes() == "σ1".encode()
