@@ -168,7 +168,9 @@ def _finish(folder: RunFolder, parts: Parts) -> float:
     if (gradients := training.gradients()) is not None:
         folder.write_json("gradients.json", gradients)
     for name, table in model.sharing.tables().items():
-        folder.write_table(f"sharing/{name}.csv", table.title, table.rows, table.columns, table.values.tolist())
+        folder.write_table(
+            f"sharing/{figures.file_name(name)}.csv", table.title, table.rows, table.columns, table.values.tolist()
+        )
     figures.draw(folder.path)
     _say_undefined(report.undefined(), data, "test")
     print_results(report.metrics, means, tasks, "test")

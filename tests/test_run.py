@@ -177,10 +177,14 @@ def test_a_run_starts_from_the_shared_part_of_another(mode: str, frozen: bool, t
     first = train(*encoder, "dataset.only=[digit]")
     later = train(*encoder, *mode.split(), f"init_from={{run: {first}, frozen: {frozen}}}", "seed=1")
     source = {name.removeprefix("sharing.encoder."): value for name, value in checkpoint(first, "best").items()}
+    places = {"networks.0.": "encoder.", "stacks.0.stages.": "encoder.stages.", "parts.0.": ""}  # that of the first task
     kept = {name: value for name, value in checkpoint(later, "last")["model"].items() if name.startswith("sharing.")}
     compared = 0
     for name, value in kept.items():
-        own = name.replace("networks.0.", "encoder.").removeprefix("sharing.encoder.")
+        own = name
+        for here, there in places.items():
+            own = own.replace(here, there)
+        own = own.removeprefix("sharing.encoder.")
         if own in source and not own.endswith("_extra_state") and value.dtype.is_floating_point:
             assert torch.equal(value, source[own]) == frozen, name
             compared += 1

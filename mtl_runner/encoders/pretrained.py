@@ -143,6 +143,10 @@ def _check_folder(folder: Path, path: str) -> None:
         raise UserError(f"{place} its config.json is not readable: {error}") from error
     if kind not in FAMILIES or decoder:
         raise UserError(f"{place} a model of type {kind}{' that decodes' if decoder else ''}; supported are {choices(FAMILIES)}")
+    if (folder / "adapter_config.json").exists():
+        raise UserError(
+            f"{place} it holds an adapter beside the model, whose weights may be pickled; merge it and save the model"
+        )
     if not [*folder.glob("*.safetensors")]:
         reason = "pickled weights can carry code and are not read; AutoModel.from_pretrained(…).save_pretrained(…) writes others"
         raise UserError(f"{place} no *.safetensors in it\n{reason}")

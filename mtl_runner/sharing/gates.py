@@ -81,10 +81,11 @@ class Importance(nn.Module):
         """Count ``weights`` [T, N, E] or [T, E] of the tasks in ``rows``, in training only."""
         if not self.training:
             return
-        values = weights.detach()
+        values = weights.detach().view(len(weights), -1, weights.shape[-1])
+        fine = values.isfinite().all(2)  # a step that is skipped, as an input is not finite, leaves no trace
         index = slice(None) if rows is None else list(rows)
-        self.total[index] += values.sum(1) if values.ndim == 3 else values
-        self.examples[index] += values.shape[1] if values.ndim == 3 else 1
+        self.total[index] += values.masked_fill(~fine.unsqueeze(2), 0).sum(1)
+        self.examples[index] += fine.sum(1)
 
     def mean(self) -> Tensor:
         """[T, E]; NaN before the first epoch."""

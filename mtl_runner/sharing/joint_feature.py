@@ -13,8 +13,7 @@ from mtl_runner.encoders.stack import OneByOne
 from mtl_runner.encoders.stacked import StackedLinear, StackedVectorStem
 from mtl_runner.encoders.stems import VectorStem
 from mtl_runner.sharing.base import Table
-from mtl_runner.sharing.low_rank import per_stage
-from mtl_runner.sharing.networks import Networks
+from mtl_runner.sharing.networks import Networks, per_stage
 
 _KERNELS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

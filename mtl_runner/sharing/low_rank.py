@@ -8,9 +8,8 @@ from annotated_types import Ge
 from torch import Tensor
 
 from mtl_runner.encoders.base import EncoderFactory
-from mtl_runner.errors import UserError
 from mtl_runner.sharing.base import Table
-from mtl_runner.sharing.networks import Networks
+from mtl_runner.sharing.networks import Networks, per_stage
 
 
 class LowRank(Networks):
@@ -98,15 +97,3 @@ def effective_rank(values: Tensor) -> float:
     """exp(-Σ p log p) with p = σ / Σ σ: Roy & Vetterli, "The effective rank", EUSIPCO 2007."""
     shares = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
     return float(torch.special.entr(shares).sum().exp())
-
-
-def per_stage(strength: float | Sequence[float], stages: int) -> list[float]:
-    """λ of each stage.
-
-    Raises:
-        UserError: there are not as many as stages, nor one.
-    """
-    strengths = list(strength) if isinstance(strength, Sequence) else [strength] * stages
-    if len(strengths) != stages:
-        raise UserError(f"sharing.strength={strengths}: this encoder has {stages} stages, and needs as many numbers, or one")
-    return strengths

@@ -54,7 +54,7 @@ class MTAN(Sharing):
             before = shapes[number - 1] if number else None
             self.attention.append(Attention(count, before, shape, reduction, norm))
         self.register_buffer("sums", torch.zeros(count, len(shapes)))
-        self.register_buffer("counts", torch.zeros(count, 1))
+        self.register_buffer("counts", torch.zeros(count, len(shapes)))
 
     def trunk(self, inputs: Inputs) -> Boundary:
         """What each stage gives: of the first stream, then of the next."""
@@ -76,8 +76,10 @@ class MTAN(Sharing):
             means.append(_mean(mask.detach(), there))
         if self.training:
             places = slice(None) if rows is None else rows
-            self.sums[places] += torch.stack(means, 1)
-            self.counts[places] += 1
+            step = torch.stack(means, 1)
+            fine = step.isfinite()  # a step that is skipped, as an input is not finite, leaves no trace
+            self.sums[places] += step.masked_fill(~fine, 0)
+            self.counts[places] += fine
         return cast(Tensor, attended)
 
     def shared(self) -> list[nn.Parameter]:

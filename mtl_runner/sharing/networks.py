@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mtl_runner.encoders.base import Encoder, EncoderFactory
 from mtl_runner.encoders.stack import EncoderStack
+from mtl_runner.errors import UserError
 from mtl_runner.sharing.base import Boundary, Inputs, Sharing, Table, own
 
 
@@ -77,3 +78,15 @@ class Networks(Sharing):
 def _side_by_side(stacks: Sequence[list[Tensor]]) -> list[Tensor]:
     """The parameters of one stage, [tasks of the stream, …] from each stack, as [tasks, …]."""
     return list(stacks[0]) if len(stacks) == 1 else [torch.cat(same) for same in zip(*stacks, strict=True)]
+
+
+def per_stage(strength: float | Sequence[float], stages: int) -> list[float]:
+    """λ of each stage.
+
+    Raises:
+        UserError: there are not as many as stages, nor one.
+    """
+    strengths = list(strength) if isinstance(strength, Sequence) else [strength] * stages
+    if len(strengths) != stages:
+        raise UserError(f"sharing.strength={strengths}: this encoder has {stages} stages, and needs as many numbers, or one")
+    return strengths

@@ -8,8 +8,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from mtl_runner.encoders.base import EncoderFactory
-from mtl_runner.errors import UserError
-from mtl_runner.sharing.networks import Networks
+from mtl_runner.sharing.networks import Networks, per_stage
 
 Norm = Literal["l1", "l2", "group"]
 
@@ -50,11 +49,7 @@ class Soft(Networks):
         to: Literal["centroid", "center", "pairs"] = "centroid",
     ) -> None:
         super().__init__(encoder, streams)
-        stages = len(self.stack_list()[0].stages)
-        self.strengths = list(strength) if isinstance(strength, Sequence) else [strength] * stages
-        if len(self.strengths) != stages:
-            said = f"this encoder has {stages} stages, and needs as many numbers, or one"
-            raise UserError(f"sharing.strength={self.strengths}: {said}")
+        self.strengths = per_stage(strength, len(self.stack_list()[0].stages))
         self.norm: Norm = norm
         self.target = to
         self.center = nn.ParameterList()

@@ -55,7 +55,8 @@ class Task(ABC):
     def head(self, features: FeatureSpec, names: Sequence[str], seed: int) -> nn.Module:
         """A module (features, apart) to raw outputs [T, N, O] for the T tasks ``names``; see ``LinearHeads``.
 
-        Of a map or a sequence it reads the mean over the positions (global average pooling).
+        Of a map or a sequence it reads the mean over all positions (global average pooling), those of padding included: an
+        encoder of sequences leaves padding out when it pools itself, and does so by default.
         """
         if len(features.shape) == 3:
             return LinearHeads(features.shape[0], self.width, names, seed, positions=(-2, -1))

@@ -8,7 +8,7 @@ from standins import Command, Jobs
 from mtl_runner.errors import UserError
 
 MISTAKES = {
-    "sharing=sofft": ["sharing=sofft", "hard, none, soft", "did you mean 'soft'?"],
+    "sharing=sofft": ["sharing=sofft", "adapters, cgc", "did you mean 'soft'?"],
     "sharin=soft": ["sharin=soft", "did you mean 'sharing'?"],
     "trainer.epoch=3": ["trainer.epoch=3", "batch_size", "did you mean 'epochs'?"],
     "+trainer.epoch=3": ["trainer.epoch", "batch_size", "did you mean 'epochs'?"],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from handmade import TASKS, checkpoint, kind_of, made, options, same, trainer_on, training_on, two_streams
+from handmade import TASKS, checkpoint, kind_of, made, options, same, trainer_on, training_on, two_streams, with_part
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -202,7 +202,8 @@ def _whole(trainer: Trainer, batch: Batch) -> list[Tensor]:
 
 @pairs
 def test_every_mode_trains(mode: Mode, encoder: str, streams: str, make_config: Callable[..., DictConfig]) -> None:
-    training = training_on(data(streams, encoder), make_config(*mode, *small(encoder), "trainer.batch_size=16"))
+    batches = ["trainer.batch_size=16", "trainer.eval_batch_size=20"]  # some of the shorter stream's have no row
+    training = training_on(data(streams, encoder), make_config(*mode, *small(encoder), *batches))
     before = {name: value.clone() for name, value in training.model.named_parameters()}
     epochs = list(training.fit())
     assert len(epochs) == 2 and epochs[-1].step == 2 * (5 if streams == "two" else 4)
@@ -351,3 +352,18 @@ def test_training_goes_on_where_nothing_is_shared_any_more(weighting: str, make_
     before = [parameter.clone() for parameter in trainer.private]
     list(epochs)
     assert not any(torch.equal(one, other) for one, other in zip(before, trainer.private, strict=True))
+
+
+@pytest.mark.parametrize("mode", ["mmoe", "cgc", "ple", "dselect_k", "mtan"])
+def test_a_skipped_step_leaves_no_trace_in_what_is_shown(mode: str, make_config: Callable[..., DictConfig]) -> None:
+    """One input that is not finite would make the means of an epoch NaN."""
+    rows = made()
+    numbers = rows.splits["train"].inputs["input"]["numeric"].clone()
+    numbers[7] = torch.inf
+    poisoned = with_part(rows, "train", inputs={"input": {"numeric": numbers}})
+    more = ["sharing.norm=false"] if mode == "mtan" else []
+    training = training_on(poisoned, make_config(f"sharing={mode}", *more, *small("mlp"), "trainer.batch_size=16"))
+    last = list(training.fit())[-1].metrics
+    assert last["skipped_steps"] == 2
+    for table in training.model.sharing.tables().values():
+        assert table.values.isfinite().any(1).all()
