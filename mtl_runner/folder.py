@@ -46,12 +46,12 @@ class RunFolder:
     def write_table(
         self, name: str, title: str, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]]
     ) -> None:
-        """A matrix with names as CSV, its title in the corner; NaN is an empty cell."""
+        """A matrix with names as CSV, its title in the corner; NaN is an empty cell, and -0 has no sign."""
         lines = io.StringIO(newline="")
         writer = csv.writer(lines)
         writer.writerow([title, *columns])
         writer.writerows(
-            [row, *("" if math.isnan(value) else f"{value:.6g}" for value in line)]
+            [row, *("" if math.isnan(value) else f"{value:z.6g}" for value in line)]
             for row, line in zip(rows, values, strict=True)
         )
         write_text(self.path / name, lines.getvalue())

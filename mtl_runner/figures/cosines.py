@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mtl_runner.figures.style import INK, TRAIN, shortened
+from mtl_runner.figures.style import INK, TRAIN, ems, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ def gradient_cosines(gradients: Mapping[str, Any]) -> "Figure":
     names = [shortened(name, 18) for name in gradients["tasks"]] if count < _NAMED else [""] * (count + 1)
     cell = min(0.62, max(8 / count, 0.085))
     side, size = cell * count, min(8.0, 55 * cell)
-    left, bottom = _margins([size / 72 * _ems(name) for name in names], cell, slanted=numbered)
+    left, bottom = _margins([size / 72 * ems(name) for name in names], cell, slanted=numbered)
     width, height = max(left + side + 0.8, 3.8), bottom + max(side, 1.2) + 0.65
     figure = Figure(figsize=(width, height), dpi=130)
     axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
@@ -51,11 +51,6 @@ def _margins(lengths: list[float], cell: float, slanted: bool) -> tuple[float, f
     """Left and below, for names of these ``lengths``; a slanted one also reaches to the left of its column."""
     hanging = [0.77 * length - cell * (place + 0.5) for place, length in enumerate(lengths[:-1])] if slanted else []
     return 0.25 + max(lengths[1:] + hanging), 0.25 + max(lengths[:-1]) * (0.64 if slanted else 1)
-
-
-def _ems(name: str) -> float:
-    """About how long a name is, in its font's size."""
-    return sum(0.62 if letter.isascii() and not letter.isupper() else 0.9 for letter in name)
 
 
 def _cells(axes: "Axes", cosines: Sequence[Row], width: float) -> None:

@@ -10,9 +10,15 @@ MOST_TASKS = 40
 
 
 def shortened(text: str, length: int) -> str:
-    """``text`` as matplotlib shows it, cut to ``length`` characters."""
-    text = text if len(text) <= length else text[: length - 1] + "…"
+    """``text`` as matplotlib shows it, cut to ``length`` characters in the middle: names often differ in their ends alone."""
+    end = (length - 1) // 2
+    text = text if len(text) <= length else text[: length - 1 - end] + "…" + text[-end:]
     return text.replace("$", r"\$")  # else matplotlib reads a formula
+
+
+def ems(name: str) -> float:
+    """About how long a name is, in its font's size."""
+    return sum(0.62 if letter.isascii() and not letter.isupper() else 0.9 for letter in name)
 
 
 def file_name(task: str) -> str:

@@ -136,6 +136,44 @@ def test_a_cosine_of_almost_nothing_has_no_sign() -> None:
     assert figures.gradient_cosines(data).axes[0].texts[0].get_text() == "0.00"
 
 
+@pytest.mark.parametrize("shape", [(4, 4), (40, 2), (1, 41), (16, 16), (100, 3)])
+@pytest.mark.parametrize("name", ["t", "customer_will_renew_the_contract"])
+def test_a_table_of_any_shape_is_legible(shape: tuple[int, int], name: str) -> None:
+    height, width = shape
+    values = np.random.default_rng(0).normal(size=shape)
+    rows, columns = ([f"{name} {i}" for i in range(count)] for count in shape)
+    figure = figures.heat_map("what the numbers are, in a few words", rows, columns, values.tolist())
+    assert inside(figure)
+    axes = figure.axes[0]
+    assert len(axes.texts) == (height * width if height <= 50 and width <= 16 else 0)
+    for labels, count in ((axes.get_xticklabels(), width), (axes.get_yticklabels(), height)):
+        assert len({label.get_text() for label in labels}) == (count if count <= 80 else 1)  # names differ in their ends
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+    pitch = axes.transData.transform((1, 0))[0] - axes.transData.transform((0, 0))[0]
+    turned = axes.get_xticklabels()[0].get_rotation() == 90
+    assert not turned or width > 80 or max(box.width for box in boxes) < 1.05 * pitch
+    (title,) = figure.texts
+    extent = title.get_window_extent()
+    assert extent.x1 <= figure.canvas.get_width_height()[0]
+    assert all(box.y1 <= extent.y0 for box in boxes)
+
+
+@pytest.mark.parametrize(
+    ("values", "printed"),
+    [
+        ([[15.98, 15.73], [0.0, 15.49]], ["16.0", "15.7", "0", "15.5"]),
+        ([[0.113, -0.00002], [-0.0, float("nan")]], ["0.113", "0.000", "0"]),
+        ([[1.0, 0.0], [float("nan"), 1.0]], ["1", "0", "1"]),
+        ([[1e-5, 2.34e-5], [0.0, 0.0]], ["1e-05", "2.3e-05", "0", "0"]),
+        ([[123456.7, 1.0], [1.0, 1.0]], ["1.2e+05", "1", "1", "1"]),
+        ([[float("nan")] * 2] * 2, []),
+    ],
+)
+def test_numbers_of_a_table_can_be_told_apart(values: list[list[float]], printed: list[str]) -> None:
+    figure = figures.heat_map("numbers", ["a", "b"], ["c", "d"], values)
+    assert [text.get_text() for text in figure.axes[0].texts] == printed
+
+
 def test_draw_writes_what_there_is_data_for(tmp_path: Path) -> None:
     figures.draw(tmp_path)
     assert list((tmp_path / "figures").iterdir()) == []
