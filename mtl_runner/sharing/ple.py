@@ -157,7 +157,7 @@ class PLE(Mixture):
         own = [f"own {k + 1}" for k in range(m)]
         for level, importance in enumerate(self.importances()):
             name = self.suffix(level)
-            title = "mean gate weight of each expert" + name.replace("_", " ")
+            title = "mean gate weight of each expert" + (f", level {level + 1}" if name else "")
             tables[f"gates{name}"] = importance.table(title, self.tasks, [*own, *shared])
             for stream, tasks in self.readers.items():
                 if (gate := self.extraction(level, stream).shared_importance) is not None:
