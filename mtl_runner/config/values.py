@@ -116,7 +116,7 @@ def _said(key: str, value: Any, error: Mapping[str, Any]) -> tuple[str, str]:
 def _expected(value: Any, error: Mapping[str, Any]) -> str:
     if error["type"] == "literal_error":
         allowed = str(error["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
-        return f"choose from {', '.join(allowed)}{nearest(value, allowed)}"
+        return f"choose from {', '.join(allowed)}{nearest(value, allowed) if isinstance(value, str) else ''}"
     text = str(error["msg"])
     for clumsy, plain in _PLAIN.items():
         text = text.replace(clumsy, plain)

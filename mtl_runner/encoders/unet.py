@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from mtl_runner.encoders.base import Encoder, FeatureSpec, StreamSpecs
 from mtl_runner.encoders.stems import image_stems
+from mtl_runner.errors import UserError
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
@@ -78,6 +79,9 @@ class UNet(Encoder):
         channels: of the first stage and of the features.
         depth: how often height and width are halved.
         norm: batch (BatchNorm), group (GroupNorm with one group: no batch statistics) or none.
+
+    Raises:
+        UserError: the images are halved to less than a pixel.
     """
 
     needs = ("image",)
@@ -92,6 +96,9 @@ class UNet(Encoder):
     ) -> None:
         super().__init__(streams)
         self.stems, (inputs, height, width) = image_stems("unet", streams)
+        deepest = max((max(height, width) - 1).bit_length(), 1)
+        if depth > deepest:
+            raise UserError(f"encoder.depth={depth}: images of {height} × {width} can be halved {deepest} times at most")
         around = (*_margins(width, 2**depth), *_margins(height, 2**depth))
         sizes = [channels * 2**level for level in range(depth + 1)]
         levels = range(depth)

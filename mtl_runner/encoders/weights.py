@@ -1,7 +1,9 @@
 """Trained weights from a file on this machine."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors.torch import load_file
@@ -24,7 +26,15 @@ def read_state(path: str, key: str) -> dict[str, Tensor]:
     if not file.is_file():
         raise UserError(f"{key}={path}: there is no such file")
     try:
-        state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+        if file.suffix == ".safetensors":
+            state = load_file(file)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the pickle's protocol
+                state = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:  # torch's own message advises to run what is in the file
+        said = "not a readable file of weights: it is no state dict of tensors alone, and no code in a file is run"
+        raise UserError(f"{key}={path}: {said}") from error
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{key}={path}: not a readable file of weights ({type(error).__name__}: {reason})") from error

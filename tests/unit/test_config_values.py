@@ -50,6 +50,7 @@ def test_what_fits(value: Any, annotation: Any, expected: Any) -> None:
         (None, int, "key=null: must be a whole number"),
         (1.0, Annotated[float, Lt(1)], "key=1.0: must be less than 1"),
         ("fast", float | Unknown, "key=fast: must be a number"),
+        (20, Literal[18, 34, 50], "key=20: choose from 18, 34, 50"),
         ("adm", Literal["adam", "sgd"], "key=adm: choose from adam, sgd (did you mean 'adam'?)"),
         ([1, 0], WIDTHS, "key.1=0: must be greater than or equal to 1"),
         ({"a": {"b": "x"}}, dict[str, dict[str, int]], "key.a.b=x: must be a whole number"),

@@ -1,5 +1,6 @@
 """Encoders of images: streams of different size, ResNet with torchvision's names, U-Net as the paper draws it."""
 
+import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -265,6 +266,23 @@ def test_a_file_that_is_not_there_or_not_readable_is_refused(ending: str, tmp_pa
         ResNet({"input": stream(3, 8, 8)}, weights=str(path))
 
 
+class Harmful:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("harm.txt"),)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state))])
+@pytest.mark.filterwarnings("error")
+def test_code_in_a_file_of_weights_is_neither_run_nor_recommended(
+    write: Callable[[object, Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write({"conv1.weight": Harmful()}, tmp_path / "weights.pt")
+    with pytest.raises(UserError, match=r"tensors alone, and no code in a file is run$"):
+        ResNet({"input": stream(3, 8, 8)}, weights="weights.pt")
+    assert not Path("harm.txt").exists()
+
+
 # ---- U-Net --------------------------------------------------------------------------------------------------------
 
 
@@ -286,7 +304,7 @@ def plain_unet(encoder: UNet, x: Tensor, depth: int) -> Tensor:
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])
-@pytest.mark.parametrize(("shape", "depth"), [((2, 8, 16), 3), ((1, 13, 9), 2), ((3, 5, 4), 1), ((1, 1, 1), 2), ((1, 7, 40), 4)])
+@pytest.mark.parametrize(("shape", "depth"), [((2, 8, 16), 3), ((1, 13, 9), 2), ((3, 5, 4), 1), ((1, 1, 1), 1), ((1, 7, 40), 4)])
 def test_a_unet_with_the_skips_in_its_tensors_is_the_unet(norm: Any, shape: tuple[int, int, int], depth: int) -> None:
     encoder = randomised(UNet({"input": stream(*shape)}, channels=3, depth=depth, norm=norm)).double().train()
     x = {"image": images(*shape)["image"].double().requires_grad_()}
@@ -341,3 +359,10 @@ def test_with_group_or_no_normalisation_an_image_does_not_see_the_others_of_its_
         encoder = UNet({"input": stream(1, 9, 8)}, channels=2, depth=2, norm=norm).train()  # type: ignore[arg-type]
         whole, part = encoder("input", images(1, 9, 8)), encoder("input", {"image": images(1, 9, 8)["image"][:2]})
         torch.testing.assert_close(whole[:2], part)
+
+
+@pytest.mark.parametrize(("shape", "most"), [((1, 8, 8), 3), ((1, 5, 9), 4)])
+def test_a_depth_that_leaves_less_than_a_pixel_is_refused(shape: tuple[int, int, int], most: int) -> None:
+    UNet({"input": stream(*shape)}, channels=1, depth=most)
+    with pytest.raises(UserError, match=rf"^encoder.depth={most + 1}: images of .* halved {most} times at most$"):
+        UNet({"input": stream(*shape)}, channels=1, depth=most + 1)
