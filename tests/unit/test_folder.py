@@ -143,3 +143,8 @@ def test_text_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
         [sys.executable, "-c", code.replace("σ", "\\u03c3"), str(tmp_path / "a.csv")], env=os.environ | other, check=True
     )
     assert (tmp_path / "a.csv").read_bytes() == "σ1".encode()
+
+
+def test_a_table_has_no_negative_zero_and_leaves_out_what_is_not_there(tmp_path: Path) -> None:
+    RunFolder(tmp_path).write_table("sharing/graph.csv", "from, to", ["a", "b"], ["a", "b"], [[-0.0, 0.5], [float("nan"), -2e-9]])
+    assert (tmp_path / "sharing" / "graph.csv").read_text().splitlines() == ['"from, to",a,b', "a,0,0.5", "b,,-2e-09"]
