@@ -81,7 +81,9 @@ def test_a_refusal_is_a_message(option: str, make_config: Callable[..., DictConf
 
 
 ONE_OF_EACH_KIND = {"equal", "uncertainty", "famo", "gradnorm", "mgda", "imtl", "moco", "modo", "db_mtl"}
-"""Weightings that every sharing mode is tried with in the default tests; hard is with all."""
+"""Weightings that every sharing mode is tried with."""
+WITH_ALL = ("hard", "cross_stitch", "ple", "adapters", "ltb")
+"""Modes that are tried with all: they differ most in what they share and where."""
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,7 @@ ONE_OF_EACH_KIND = {"equal", "uncertainty", "famo", "gradnorm", "mgda", "imtl", 
     [
         pytest.param(sharing, weighting, marks=[] if sharing == "hard" or weighting in ONE_OF_EACH_KIND else pytest.mark.slow)
         for sharing, weighting in product(options("sharing"), options("weighting"))
+        if sharing in WITH_ALL or weighting in ONE_OF_EACH_KIND
     ],
 )
 def test_every_sharing_runs_with_every_weighting(sharing: str, weighting: str, make_config: Callable[..., DictConfig]) -> None:
