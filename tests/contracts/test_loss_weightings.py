@@ -187,14 +187,14 @@ def test_where_nothing_is_shared_each_network_gets_its_own_gradient(
     option: str, sharing: str, make_config: Callable[..., DictConfig]
 ) -> None:
     training = training_on(copies(3), make_config(f"weighting={option}", f"sharing={sharing}"))
-    networks = training.model.sharing.networks
+    networks = training.model.sharing
     batches = [(trainer, next(trainer.loader.epoch(trainer.training_part(), 1))) for trainer in training.trainers]
     weights = [trainer.weighting.backward(trainer.objectives(batch)) for trainer, batch in batches]
     reached = [parameter.grad.clone() for parameter in networks.parameters()]
     training.model.zero_grad()
     for (trainer, batch), own in zip(batches, weights, strict=True):
-        for part, weight in zip(trainer.objectives(batch).parts, own, strict=True):
-            (weight * part).sum().backward()
+        parts = trainer.objectives(batch).parts
+        torch.autograd.backward(parts, own.split([len(part) for part in parts]))
     alone = [parameter.grad for parameter in networks.parameters()]
     assert all(torch.allclose(one, other, rtol=1e-5, atol=1e-8) for one, other in zip(reached, alone, strict=True))
     assert any((gradient != 0).any() for gradient in alone)
