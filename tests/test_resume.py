@@ -51,7 +51,7 @@ PAIRS += [
     either(False, mode, case)
     for mode in options("sharing")
     if mode not in MODES
-    for case in ("early stopping", "step, budget in steps")
+    for case in ("cosine, clipping, l1", "step, budget in steps")
 ]
 STEPS = [either(step > BATCHES, name, step) for name in options("weighting") for step in (1, BATCHES, BATCHES + 1)]
 
