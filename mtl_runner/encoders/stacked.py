@@ -73,6 +73,8 @@ class StackedLinear(Stacked):
     def forward(self, x: Tensor, mask: Tensor | None = None, apart: bool = False, rows: Rows = None) -> Tensor:
         weight, bias = chosen(self.weight, rows), None if self.bias is None else chosen(self.bias, rows)
         count, outputs, _ = weight.shape
+        if not apart and x.ndim == 2 and not x.requires_grad:  # the input itself: the same matrix T times is the faster way
+            x, apart = x.expand(count, *x.shape), True
         if not apart:
             flat = functional.linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())
             return cast(Tensor, flat.unflatten(-1, (count, outputs))).movedim(-2, 0)
