@@ -1,10 +1,9 @@
 """Networks that are to read the same inputs."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, cast
+from collections.abc import Iterator, Mapping
+from typing import cast
 
 import torch
-from annotated_types import Ge
 from torch import Tensor, nn
 
 from mtl_runner.batch import StreamSpec
@@ -13,7 +12,7 @@ from mtl_runner.encoders.stack import OneByOne
 from mtl_runner.encoders.stacked import StackedLinear, StackedVectorStem
 from mtl_runner.encoders.stems import VectorStem
 from mtl_runner.sharing.base import Table
-from mtl_runner.sharing.networks import Networks, per_stage
+from mtl_runner.sharing.networks import Networks, Strength, per_stage
 
 _KERNELS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -50,7 +49,7 @@ class JointFeature(Networks):
         encoder: EncoderFactory,
         streams: Mapping[str, str],
         *,
-        strength: Annotated[float, Ge(0)] | Sequence[Annotated[float, Ge(0)]] = 1e-3,
+        strength: Strength = 1e-3,
     ) -> None:
         super().__init__(encoder, streams, start="shared")
         self.strengths = per_stage(strength, len(self.stack_list()[0].stages))

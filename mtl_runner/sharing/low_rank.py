@@ -1,15 +1,14 @@
 """Networks whose parameters are to lie in few dimensions."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, cast
+from collections.abc import Mapping
+from typing import cast
 
 import torch
-from annotated_types import Ge
 from torch import Tensor
 
 from mtl_runner.encoders.base import EncoderFactory
 from mtl_runner.sharing.base import Table
-from mtl_runner.sharing.networks import Networks, per_stage
+from mtl_runner.sharing.networks import Networks, Strength, per_stage
 
 
 class LowRank(Networks):
@@ -41,7 +40,7 @@ class LowRank(Networks):
         encoder: EncoderFactory,
         streams: Mapping[str, str],
         *,
-        strength: Annotated[float, Ge(0)] | Sequence[Annotated[float, Ge(0)]] = 1e-3,
+        strength: Strength = 1e-3,
     ) -> None:
         super().__init__(encoder, streams, start="shared")
         self.strengths = per_stage(strength, len(self.stack_list()[0].stages))

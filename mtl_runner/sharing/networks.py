@@ -1,14 +1,19 @@
 """A network for each task, side by side; what modes with a penalty between networks have in common."""
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from mtl_runner.encoders.base import Encoder, EncoderFactory
 from mtl_runner.encoders.stack import EncoderStack
 from mtl_runner.errors import UserError
 from mtl_runner.sharing.base import Boundary, Inputs, Sharing, Table, own
+
+Strength = Annotated[float, Ge(0)] | Sequence[Annotated[float, Ge(0)]]
+"""The weight of a penalty: one number, or one for each stage of the encoder."""
 
 
 class Networks(Sharing):
@@ -80,7 +85,7 @@ def _side_by_side(stacks: Sequence[list[Tensor]]) -> list[Tensor]:
     return list(stacks[0]) if len(stacks) == 1 else [torch.cat(same) for same in zip(*stacks, strict=True)]
 
 
-def per_stage(strength: float | Sequence[float], stages: int) -> list[float]:
+def per_stage(strength: Strength, stages: int) -> list[float]:
     """λ of each stage.
 
     Raises:

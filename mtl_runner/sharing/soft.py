@@ -1,14 +1,13 @@
 """Soft parameter sharing."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
-from annotated_types import Ge
 from torch import Tensor, nn
 
 from mtl_runner.encoders.base import EncoderFactory
-from mtl_runner.sharing.networks import Networks, per_stage
+from mtl_runner.sharing.networks import Networks, Strength, per_stage
 
 Norm = Literal["l1", "l2", "group"]
 _SMALL = 2**17
@@ -46,7 +45,7 @@ class Soft(Networks):
         encoder: EncoderFactory,
         streams: Mapping[str, str],
         *,
-        strength: Annotated[float, Ge(0)] | Sequence[Annotated[float, Ge(0)]] = 1e-3,
+        strength: Strength = 1e-3,
         norm: Norm = "l2",
         to: Literal["centroid", "center", "pairs"] = "centroid",
     ) -> None:
