@@ -1,6 +1,6 @@
 """Soft parameter sharing."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -60,55 +60,62 @@ class Soft(Networks):
     def penalty(self) -> Tensor | None:
         if not any(self.strengths) or len(self.tasks) < 2:
             return None
-        terms = [strength * self._term(values, center) for strength, values, center in self._pulled()]
+        terms = [strength * self._term(values, centers) for strength, values, centers in self._pulled()]
         return torch.stack(terms).sum() if terms else None
 
-    def _pulled(self) -> list[tuple[float, Tensor, Tensor | None]]:
-        """Strength, values [T, P] and centre [P] of what is pulled: of each tensor of parameters.
+    def _pulled(self) -> list[tuple[float, list[Tensor], list[Tensor]]]:
+        """Strength, values [T, P] and centres [P], where there are any, of what is pulled: of each tensor of parameters.
 
-        Small tensors of one strength come side by side where the penalty is a sum over entries: a fifth of the calls.
+        Small tensors of one strength come together where the penalty is a sum over entries: a fifth of the calls.
         """
         strengths = [*self.strengths, self.strengths[0]]
         each = [(strength, values) for strength, stage in zip(strengths, self.matched(), strict=True) for values in stage]
-        centers: Iterable[Tensor | None] = self.center or [None] * len(each)
-        found: dict[object, list[tuple[float, Tensor, Tensor | None]]] = {}
-        for place, ((strength, values), center) in enumerate(zip(each, centers, strict=True)):
+        found: dict[object, tuple[float, list[Tensor], list[Tensor]]] = {}
+        for place, (strength, values) in enumerate(each):
             if strength and values.requires_grad:  # what is frozen cannot be pulled
                 joins = self.norm != "group" and values.numel() <= _SMALL
-                key = (strength, len(values)) if joins else place
-                found.setdefault(key, []).append((strength, values.flatten(1), None if center is None else center.flatten()))
-        return [_joined(entries) for entries in found.values()]
+                _, beside, centers = found.setdefault((strength, len(values)) if joins else place, (strength, [], []))
+                beside.append(values.flatten(1))
+                centers.extend(center.flatten() for center in self.center[place : place + 1])
+        return list(found.values())
 
-    def _term(self, values: Tensor, center: Tensor | None) -> Tensor:
-        """The penalty of one parameter, from its T values [T, P]."""
+    def _term(self, values: list[Tensor], centers: list[Tensor]) -> Tensor:
+        """The penalty of parameters that each have T values [T, P]."""
+        if self.norm == "l2" and self.target != "center":
+            return spread(values) * (len(values[0]) if self.target == "pairs" else 1)
+        joined = _joined(values, 1)
         if self.target == "pairs":
-            return _pairs(values, self.norm)
-        if self.norm == "l2" and center is None:
-            return spread(values)
-        difference = values - (values.mean(0) if center is None else center)
+            return _pairs(joined, self.norm)
+        difference = joined - (_joined(centers, 0) if centers else joined.mean(0))
         if self.norm == "group":
             return cast(Tensor, torch.norm(difference, dim=1).sum())  # whose gradient at 0 is 0
         return difference.abs().sum() if self.norm == "l1" else _squares(difference)
 
 
 class _Spread(torch.autograd.Function):
-    """Σ_i ‖v_i - v̄‖², whose derivative 2 (v_i - v̄) needs none of what led to it: half of the time."""
+    """Σ_i ‖v_i - v̄‖² of values that come as several [T, P]; its derivative 2 (v_i - v̄) needs none of what led to it.
+
+    The derivative takes the place of the differences, so that there is one, as the penalty of a step: new memory of their size
+    takes longer than all else.
+    """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        difference = values - values.mean(0)
+    def forward(ctx: Any, *values: Tensor) -> Tensor:
+        difference = torch.cat(values, 1)
+        difference -= difference.mean(0)
         ctx.save_for_backward(difference)
+        ctx.widths = [part.shape[1] for part in values]
         return _squares(difference)
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> Tensor:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, ...]:
         (difference,) = ctx.saved_tensors
-        return cast(Tensor, difference * (2 * upstream[0]))
+        return torch.split(difference.mul_(2 * upstream[0]), ctx.widths, 1)
 
 
-def spread(values: Tensor) -> Tensor:
-    """Σ_i ‖v_i - v̄‖² of [T, P]."""
-    return cast(Tensor, _Spread.apply(values))  # type: ignore[no-untyped-call]
+def spread(values: Sequence[Tensor]) -> Tensor:
+    """Σ_i ‖v_i - v̄‖² of v_i that come as several [T, P], in half of the time of its formula: it is in every step."""
+    return cast(Tensor, _Spread.apply(*values))  # type: ignore[no-untyped-call]
 
 
 def _squares(values: Tensor) -> Tensor:
@@ -117,24 +124,18 @@ def _squares(values: Tensor) -> Tensor:
     return flat @ flat
 
 
-def _joined(entries: Sequence[tuple[float, Tensor, Tensor | None]]) -> tuple[float, Tensor, Tensor | None]:
-    """Tensors of one strength as one."""
-    strengths, values, centers = zip(*entries, strict=True)
-    if len(entries) == 1:
-        return entries[0]
-    return strengths[0], torch.cat(values, 1), None if centers[0] is None else torch.cat(centers)
+def _joined(values: Sequence[Tensor], dim: int) -> Tensor:
+    return values[0] if len(values) == 1 else torch.cat(list(values), dim)
 
 
 def _pairs(values: Tensor, norm: Norm) -> Tensor:
-    """Σ_{i<j} of ‖v_i - v_j‖², |v_i - v_j| or ‖v_i - v_j‖; but for the last without the T² differences.
+    """Σ_{i<j} of |v_i - v_j| or ‖v_i - v_j‖ of [T, P]; the first without the T² differences.
 
-    The squares sum to T Σ_i ‖v_i - v̄‖²; in ascending order, the k-th of T values enters the sum of absolute
-    differences 2k - T + 1 times (k from 0).
+    In ascending order, the k-th of T values enters the sum of absolute differences 2k - T + 1 times (k from 0). The
+    squares, which are not here, sum to T Σ_i ‖v_i - v̄‖².
     """
-    tasks = len(values)
     if norm == "group":
         return torch.pdist(values).sum()
-    if norm == "l2":
-        return tasks * spread(values)
+    tasks = len(values)
     ranks = torch.arange(tasks, dtype=values.dtype, device=values.device)
     return ((2 * ranks - tasks + 1) @ values.sort(0).values).sum()
