@@ -32,6 +32,7 @@ bench: $(VENV)/.installed ## time the training step, plain and with every weight
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/weighting.py $(ARGS)
 	$(BIN)/python benchmarks/sharing.py
+	$(BIN)/python benchmarks/imbalance.py
 
 ui: $(VENV)/.installed ## show the runs in MLflow, at 127.0.0.1
 	$(BIN)/mtl ui $(ARGS)

@@ -34,6 +34,31 @@ class StreamSpec:
 
 
 @dataclass(frozen=True)
+class Decision:
+    """How logits become probabilities and classes: chosen after training, without a change to the model.
+
+    Probabilities are those of logits / temperature, the predicted class that of logits / temperature + offsets: the largest,
+    or, of a binary task, the positive one where it is above 0.
+    """
+
+    temperature: float = 1.0
+    offsets: tuple[float, ...] = ()
+    """One number for each class, or a single one for a binary task; empty: none."""
+
+    def calibrated(self, logits: Tensor) -> Tensor:
+        """Logits [N] or [N, C] of the probabilities."""
+        return logits if self.temperature == 1 else logits / self.temperature
+
+    def shifted(self, logits: Tensor) -> Tensor:
+        """Logits [N] or [N, C] of the predicted class."""
+        if not self.offsets:
+            return logits  # a division may round two of them to the same number
+        calibrated = self.calibrated(logits)
+        offsets = calibrated.new_tensor(self.offsets)
+        return calibrated + (offsets if calibrated.ndim > 1 else offsets[0])
+
+
+@dataclass(frozen=True)
 class TargetSpec:
     """What one task predicts."""
 
@@ -51,7 +76,9 @@ class TargetSpec:
     scale: tuple[float, ...] = ()
     """Value in the user's unit = center + scale · target, per output; empty where targets are not scaled."""
     metric: str | None = None
-    """The primary metric, where the user names one."""
+    """The primary metric, where it is not the first of its kind."""
+    decision: Decision = Decision()
+    """How its outputs are read; for tasks with classes."""
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,12 @@ from mtl_runner.metrics import METRICS
 from mtl_runner.tasks.base import Task
 
 log = logging.getLogger("mtl_runner")
-HEADERS = {name: f"macro_{name}" for name in ("precision", "recall", "f1")}
-"""What a table calls a metric, where its name alone says too little."""
+HEADERS = {**{name: f"macro\n{name}" for name in ("precision", "recall", "f1")}, "g_mean": "g_mean"}
+"""What a table calls a metric, where its name alone says too little, or is better left in one piece."""
+TABLES = {"classes": "predicted classes", "probabilities": "ranking and probabilities", "values": "predicted values"}
+"""What the tables are called."""
+NARROWEST = 10
+"""A table leaves a task's name at least so many columns, and is split where it cannot."""
 
 
 class Screen(Console):
@@ -152,19 +156,20 @@ def sizes_line(sizes: Mapping[str, int]) -> str:
 
 
 def print_results(metrics: Metrics, means: Mapping[str, float], tasks: Sequence[Task], title: str) -> None:
-    """Task × metric, a table for each family of metrics, and the average of the primary ones.
+    """Task × metric, a table for what looks at the same of a prediction, and the average of the primary metrics.
 
-    The primary metric of a task is marked; the last row of a table has the averages over its main tasks.
+    The primary metric of a task is marked; the last row of a table has the averages over its main tasks. The cell of a metric
+    that a task's kind does not have is empty.
     """
-    families: dict[frozenset[str], list[Task]] = {}
-    for task in tasks:
-        families.setdefault(frozenset(metric.name for metric in task.metrics), []).append(task)
     console = Screen()
     if not console.is_terminal:  # a file takes what a table needs
         console = Screen(width=160)
-    for members in families.values():
-        names = [metric.name for metric in METRICS[members[0].kind]]
-        for table in _fitting(console, partial(_table, metrics, means, members, title), names):
+    # the kind with the most metrics first, so that one that only it has stands where it has it
+    kinds = sorted({task.kind: METRICS[task.kind] for task in tasks}.values(), key=len, reverse=True)
+    for of in dict.fromkeys(metric.of for each in kinds for metric in each):
+        names = list(dict.fromkeys(metric.name for each in kinds for metric in each if metric.of == of))
+        members = [task for task in tasks if any(metric.of == of for metric in task.metrics)]
+        for table in _fitting(console, partial(_table, metrics, means, members, f"{title}: {TABLES[of]}"), names):
             console.print(table)
     console.print(
         f"{title}: average of the primary metrics (*) of the main tasks: [bold]{_number(means.get('primary'))}[/bold]",
@@ -183,17 +188,18 @@ def _fitting(console: Console, make: Callable[[Sequence[str]], Table], names: Se
 
 
 def _table(metrics: Metrics, means: Mapping[str, float], tasks: Sequence[Task], title: str, names: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("task", overflow="fold")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("task", overflow="fold", min_width=min(NARROWEST, max(len(task.name) for task in tasks)))
     for name in names:
-        table.add_column(HEADERS.get(name, name).replace("_", "\n"), justify="right", no_wrap=True)
+        table.add_column(HEADERS.get(name, name.replace("_", "\n")), justify="right", no_wrap=True)
     for task in tasks:
         values = metrics[task.name]
-        cells = [_number(values[name]) + ("*" if name == task.primary.name else " ") for name in names]
+        cells = [_number(values[name]) + ("*" if name == task.primary.name else " ") if name in values else "" for name in names]
         table.add_row(escape(task.name if task.main else f"{task.name} (auxiliary)"), *cells)
     if sum(task.main for task in tasks) > 1:
         table.add_section()
-        table.add_row("average", *(_number(means.get(name)) + " " for name in names))
+        directed = {metric.name for task in tasks for metric in task.metrics if metric.higher_is_better is not None}
+        table.add_row("average", *(_number(means.get(name)) + " " if name in directed else "" for name in names))
     return table
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from mtl_runner.batch import Data, StreamSpec, TargetSpec
+from mtl_runner.batch import Data, Decision, StreamSpec, TargetSpec
 from mtl_runner.config import check
 from mtl_runner.errors import UserError
 
@@ -23,9 +23,10 @@ class RunFolder:
     """Reads and writes the files of one run.
 
     ``config.yaml`` the resolved configuration · ``data.json`` streams, targets and the fitted preparation ·
-    ``status.json`` state and origin · ``metrics.jsonl`` a line an epoch · ``test_metrics.json`` · ``confusion.json`` ·
-    ``gradients.json``, where gradients were compared · ``sharing/`` what a sharing mode has learned, as CSV ·
-    ``checkpoints/`` last and best · ``weights.safetensors`` · ``figures/`` · ``run.log``.
+    ``labels.csv`` classes and their shares · ``status.json`` state and origin · ``metrics.jsonl`` a line an epoch ·
+    ``test_metrics.json`` · ``confusion.json`` · ``curves.json`` reliability, precision and recall · ``gradients.json``, where
+    gradients were compared · ``sharing/`` what a sharing mode has learned, as CSV · ``checkpoints/`` last and best ·
+    ``weights.safetensors`` · ``figures/`` · ``run.log``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -130,8 +131,12 @@ def read_specs(known: Mapping[str, Any]) -> tuple[dict[str, StreamSpec], dict[st
         )
         for name, spec in known["streams"].items()
     }
-    targets = {name: TargetSpec(**_tuples(spec)) for name, spec in known["targets"].items()}
-    return streams, targets
+    return streams, {name: _target(spec) for name, spec in known["targets"].items()}
+
+
+def _target(values: Mapping[str, Any]) -> TargetSpec:
+    decision = Decision(**_tuples(values.get("decision", {})))  # runs of the first version have none
+    return TargetSpec(**{**_tuples(values), "decision": decision})
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,39 +3,104 @@
 Small data lives on the device, so that a batch is one gather and no worker stands in the way.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 
 import torch
 from torch import Tensor
 
 from mtl_runner.batch import Batch, Split, TargetSpec
-from mtl_runner.imbalance.base import Resampler
+from mtl_runner.imbalance.base import Mixer, Resampler, Sampler, Strategy
+from mtl_runner.imbalance.rows import plain_sizes, same_rows
 from mtl_runner.seeding import generator
+
+BatchRows = Sequence[Mapping[str, Tensor]]
+"""Of each batch of an epoch, the rows of each stream."""
 
 
 class TrainingRows:
-    """The training part, chosen anew in each epoch where a resampler does so.
+    """The training part: what a resampler makes of it, in the batches that a sampler plans, mixed by a mixer. On the CPU.
 
     Args:
         split: as it was read, with the tasks that are to be trained.
         targets: these tasks.
-        resamplers: by name; each acts on the tasks that it serves, in turn.
+        strategies: by name; each acts on the tasks that it serves. At most one chooses rows, and at most one mixes.
         seed: of the run.
     """
 
-    def __init__(self, split: Split, targets: Mapping[str, TargetSpec], resamplers: Mapping[str, Resampler], seed: int) -> None:
+    def __init__(self, split: Split, targets: Mapping[str, TargetSpec], strategies: Mapping[str, Strategy], seed: int) -> None:
         self.split = split
         self.seed = seed
-        served = {name: {task: targets[task] for task in resampler.serves(targets)} for name, resampler in resamplers.items()}
-        self.acting = {name: (resampler, served[name]) for name, resampler in resamplers.items() if served[name]}
+        self.targets = targets
+        self._resampler: tuple[str, Resampler] | None = None
+        self._sampler: tuple[str, Sampler] | None = None
+        self._mixer: tuple[str, Mixer] | None = None
+        for name, strategy in strategies.items():
+            if not strategy.serves(targets):
+                continue
+            if isinstance(strategy, Resampler):
+                self._resampler = name, strategy
+            elif isinstance(strategy, Sampler):
+                self._sampler = name, strategy
+            elif isinstance(strategy, Mixer):
+                self._mixer = name, strategy
+        self._made: tuple[int, Split] | None = None
+
+    @property
+    def renewed(self) -> bool:
+        """Whether the rows of an epoch may be others than those of the epoch before."""
+        return self._resampler is not None and self._resampler[1].renewed
 
     def epoch(self, number: int) -> Split:
         """The rows of one epoch; they depend on seed and epoch alone."""
-        split = self.split
-        for name, (resampler, served) in self.acting.items():
-            split = resampler(split, served, generator(self.seed, name, number))
-        return split
+        if self._resampler is None:
+            return self.split
+        name, resampler = self._resampler
+        key = number if resampler.renewed else 0
+        if self._made is None or self._made[0] != key:
+            self._made = key, resampler(self.split, self._served(resampler), generator(self.seed, name, key))
+        return self._made[1]
+
+    def plan(self, number: int, batch_size: int) -> BatchRows | None:
+        """The rows of each batch of an epoch, where a sampler chooses them."""
+        if self._sampler is None:
+            return None
+        name, sampler = self._sampler
+        return sampler.plan(self.split, self._served(sampler), batch_size, generator(self.seed, name, number))
+
+    def sizes(self) -> tuple[int, int]:
+        """Rows of all streams before and after resampling; equal, too, where it finds nothing to do."""
+        made = self.epoch(0)
+        return tuple(sum(split.size(stream) for stream in split.inputs) for split in (self.split, made))  # type: ignore[return-value]
+
+    def unchanged(self) -> bool:
+        """Whether a resampler leaves every row as it is."""
+        return self._resampler is not None and same_rows(self.epoch(0), self.split)
+
+    def seen(self, batch_size: int) -> Split:
+        """What an epoch of training is made of, each example as often as it comes up."""
+        split, plan = self.epoch(0), self.plan(0, batch_size)
+        return (
+            split if plan is None else split.take({stream: torch.cat([rows[stream] for rows in plan]) for stream in split.inputs})
+        )
+
+    def fit(self, packed: Split, names: Mapping[str, Sequence[str]]) -> None:
+        """Show the training targets, by group, to the mixer; ``names`` are the tasks of each group."""
+        if self._mixer is not None:
+            served = self._served(self._mixer[1])
+            chosen = {key: torch.tensor([name in served for name in group]) for key, group in names.items()}
+            classes = {key: len(self.targets[group[0]].classes) for key, group in names.items()}
+            self._mixer[1].fit(packed.targets, chosen, classes)
+
+    def mixed(self, batch: Batch, step: int, part: int = 0) -> Batch:
+        """What a step trains on, or a part of it; what is drawn depends on seed, step and part alone."""
+        if self._mixer is None:
+            return batch
+        name, mixer = self._mixer
+        return mixer(batch, generator(self.seed, name, step, part))
+
+    def _served(self, strategy: Strategy) -> dict[str, TargetSpec]:
+        return {task: self.targets[task] for task in strategy.serves(self.targets)}
 
 
 class IndexLoader:
@@ -55,20 +120,24 @@ class IndexLoader:
         self.seed = seed
         self.device = device
 
-    def batches(self, split: Split) -> int:
+    def batches(self, split: Split, plan: BatchRows | None = None) -> int:
         """Number of batches in an epoch."""
-        longest = max(split.size(stream) for stream in split.inputs)
-        return max(1, ceil(longest / self.batch_size) - (longest % self.batch_size == 1))
+        if plan is not None:
+            return len(plan)
+        return len(plain_sizes(split, self.batch_size))
 
-    def epoch(self, split: Split, number: int) -> Iterator[Batch]:
-        """The batches of one epoch."""
-        count = self.batches(split)
+    def epoch(self, split: Split, number: int, plan: BatchRows | None = None) -> Iterator[Batch]:
+        """The batches of one epoch: those of ``plan``, where there is one."""
+        for rows in self._orders(split, number) if plan is None else plan:
+            yield split.take({stream: index.to(self.device) for stream, index in rows.items()})
+
+    def _orders(self, split: Split, number: int) -> Iterator[dict[str, Tensor]]:
         longest = max(split.size(stream) for stream in split.inputs)
         orders = {
             stream: self._order(stream, split.size(stream), longest, number).split(self.batch_size) for stream in split.inputs
         }
-        for i in range(count):
-            yield split.take({stream: pieces[i] for stream, pieces in orders.items()})
+        for i in range(self.batches(split)):
+            yield {stream: pieces[i] for stream, pieces in orders.items()}
 
     def _order(self, stream: str, rows: int, longest: int, number: int) -> Tensor:
         draws = generator(self.seed, "order", stream, number)

@@ -22,78 +22,96 @@ from mtl_runner.batch import labelled
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's name and its direction."""
+    """A metric's name, its direction, and what of a task it looks at."""
 
     name: str
-    higher_is_better: bool
+    higher_is_better: bool | None
+    """None: it is a figure of the data, to read others by; no average has it, and no model is chosen by it."""
+    of: Literal["classes", "probabilities", "values"]
+    """The predicted classes; their probabilities, or the order that these give; or predicted numbers."""
 
 
-_ROC_AUC = Metric("roc_auc", True)
-_AVERAGE_PRECISION = Metric("average_precision", True)
-_ACCURACY = Metric("accuracy", True)
-_BALANCED_ACCURACY = Metric("balanced_accuracy", True)
-_MACRO = (Metric("precision", True), Metric("recall", True), Metric("f1", True))
-_MCC = Metric("mcc", True)
-_LOG_LOSS = Metric("log_loss", False)
-_NUMBERS = (Metric("r2", True), Metric("mae", False), Metric("rmse", False))
+_CLASSES = tuple(
+    Metric(name, True, "classes") for name in ("balanced_accuracy", "accuracy", "g_mean", "precision", "recall", "f1", "mcc")
+)
+_RANKS = (Metric("roc_auc", True, "probabilities"), Metric("average_precision", True, "probabilities"))
+_PREVALENCE = Metric("prevalence", None, "probabilities")
+_PROBABILITIES = tuple(Metric(name, False, "probabilities") for name in ("log_loss", "brier", "calibration_error"))
+_NUMBERS = (Metric("r2", True, "values"), Metric("mae", False, "values"), Metric("rmse", False, "values"))
 
 METRICS: Mapping[str, tuple[Metric, ...]] = {
-    "binary": (_ROC_AUC, _AVERAGE_PRECISION, _ACCURACY, _BALANCED_ACCURACY, *_MACRO, _MCC, _LOG_LOSS),
-    "multiclass": (_BALANCED_ACCURACY, _ACCURACY, *_MACRO, _ROC_AUC, _AVERAGE_PRECISION, _MCC, _LOG_LOSS),
+    "binary": (*_RANKS, _PREVALENCE, *_PROBABILITIES, *_CLASSES),
+    "multiclass": (*_CLASSES, *_RANKS, *_PROBABILITIES),
     "regression": _NUMBERS,
     "reconstruction": _NUMBERS,
 }
 """By target kind, the primary metric first; the functions below return theirs in this order."""
 
 _EPS = torch.finfo(torch.float64).eps
+_BINS = 15
 _RANKED_AT_ONCE = 2**18
 """Scores that are sorted together: their temporaries stay in the cache, and memory stays bounded with many classes."""
 
 
-def binary(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+def binary(logits: Tensor, targets: Tensor, decided: Tensor | None = None) -> dict[str, Tensor]:
     """The metrics of T binary tasks, each [T].
 
-    The predicted class is 1 where the logit is above 0. ROC-AUC and average precision rank by the logit itself, which
-    orders like the probability but has no ties where the sigmoid saturates. The log loss takes both classes'
-    probabilities, σ(-logit) and σ(logit), clipped to [ε, 1 - ε] with float64's ε.
+    The predicted class is 1 where ``decided`` is above 0. All that is of probabilities reads ``logits``. ROC-AUC and average
+    precision rank by the logit itself, which orders like the probability but has no ties where the sigmoid saturates; the
+    prevalence, the share of positives, is what average precision is compared with: a random order has about that value. The log
+    loss takes both classes' probabilities, σ(-logit) and σ(logit), clipped to [ε, 1 - ε] with float64's ε. The Brier score is
+    the mean of (p - y)², p the probability of the positive class: 0 … 1. The calibration error compares p with the share of
+    positives, see ``_calibration_error``.
 
     NaN: ROC-AUC and average precision where a class is missing, all of them without a label.
 
     Args:
         logits: [T, N].
         targets: [T, N], 0 or 1, NaN where there is no label.
+        decided: [T, N], logits that the classes are decided by, where a threshold has been moved; ``logits`` otherwise.
     """
     logits, targets = _usable(logits), _usable(targets)
     mask, positive = labelled(targets), targets > 0.5
     loss = functional.softplus(torch.where(positive, -logits, logits).double()).clamp(_EPS, -math.log(_EPS))
+    probability = logits.double().sigmoid()
+    error = probability - positive.double()
     roc_auc, average_precision = _ranked(logits, positive, mask)
     values = {
         "roc_auc": roc_auc,
         "average_precision": average_precision,
-        **_decided(confusion(logits > 0, targets, 2)),
+        "prevalence": _mean(positive.double(), mask),
         "log_loss": _mean(loss, mask),
+        "brier": _mean(error.square(), mask),
+        "calibration_error": _calibration_error(probability, error, mask),
+        **_decided(confusion((logits if decided is None else _usable(decided)) > 0, targets, 2)),
     }
     return _report("binary", values, _diverged(logits, mask))
 
 
-def multiclass(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+def multiclass(logits: Tensor, targets: Tensor, decided: Tensor | None = None) -> dict[str, Tensor]:
     """The metrics of T multiclass tasks, each [T].
 
-    Probabilities are the softmax in float64; the predicted class has the largest logit. ROC-AUC and average precision
-    are one class against the rest, averaged over all C classes. Balanced accuracy averages over the classes with a label;
-    precision, recall and F1 over those with a label or a prediction; 0 / 0 counts as 0 in them.
+    The predicted class has the largest of ``decided``. All that is of probabilities reads the softmax of ``logits`` in float64.
+    ROC-AUC and average precision are one class against the rest, averaged over all C classes. Balanced accuracy and G-mean,
+    the geometric mean of the recalls, are over the classes with a label; precision, recall and F1 over those with a label or a
+    prediction; 0 / 0 counts as 0 in them. The Brier score is the mean of Σ_c (p_c - y_c)²: 0 … 2, and for two classes twice that
+    of a binary task. The calibration error is that of the top label: its probability against how often it is right.
 
     NaN: ROC-AUC and average precision where any class is missing, all of them without a label.
 
     Args:
         logits: [T, N, C].
         targets: [T, N], 0 … C - 1, -100 where there is no label.
+        decided: [T, N, C], logits that the classes are decided by, where they have been shifted; ``logits`` otherwise.
     """
+    decided = None if decided is logits else decided
     logits, targets = _usable(logits), _usable(targets)
     mask, (tasks, examples, classes) = labelled(targets), logits.shape
     truth = targets.clamp(min=0)
     probabilities = logits.double().softmax(-1)
-    loss = -probabilities.gather(-1, truth[..., None])[..., 0].clamp(_EPS, 1 - _EPS).log()
+    given = probabilities.gather(-1, truth[..., None])[..., 0]
+    top = logits.argmax(-1)
+    confidence = probabilities.gather(-1, top[..., None])[..., 0]
     each = torch.arange(classes, device=targets.device)[:, None]
     roc_auc, average_precision = _ranked(
         probabilities.transpose(1, 2).reshape(tasks * classes, examples),
@@ -101,10 +119,12 @@ def multiclass(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         mask.repeat_interleave(classes, 0),
     )
     values = {
-        **_decided(confusion(logits.argmax(-1), targets, classes)),
+        **_decided(confusion(top if decided is None else _usable(decided).argmax(-1), targets, classes)),
         "roc_auc": roc_auc.reshape(tasks, classes).mean(-1),
         "average_precision": average_precision.reshape(tasks, classes).mean(-1),
-        "log_loss": _mean(loss, mask),
+        "log_loss": _mean(-given.clamp(_EPS, 1 - _EPS).log(), mask),
+        "brier": _mean((probabilities.square().sum(-1) - 2 * given + 1).clamp(min=0), mask),
+        "calibration_error": _calibration_error(confidence, confidence - (top == truth).double(), mask),
     }
     return _report("multiclass", values, _diverged(logits, mask[..., None]))
 
@@ -196,18 +216,49 @@ def _decided(matrix: Tensor) -> dict[str, Tensor]:
     matrix = matrix.double()
     hits, true, predicted = matrix.diagonal(dim1=-2, dim2=-1), matrix.sum(-1), matrix.sum(-2)
     total, correct = true.sum(-1), hits.sum(-1)
-    recall = hits / true.clamp(min=1)
     met = (true + predicted > 0).double()
     covariance = correct * total - (true * predicted).sum(-1)
     product = (total**2 - (predicted**2).sum(-1)) * (total**2 - (true**2).sum(-1))
     return {
         "accuracy": correct / total,
-        "balanced_accuracy": _average(recall, (true > 0).double()),
+        "balanced_accuracy": balanced_accuracy(hits, true, predicted),
+        "g_mean": g_mean(hits, true, predicted),
         "precision": _average(hits / predicted.clamp(min=1), met),
-        "recall": _average(recall, met),
-        "f1": _average(2 * hits / (true + predicted).clamp(min=1), met),
+        "recall": _average(hits / true.clamp(min=1), met),
+        "f1": macro_f1(hits, true, predicted),
         "mcc": torch.where(product > 0, covariance / product.sqrt(), 0.0).masked_fill(total == 0, math.nan),
     }
+
+
+def balanced_accuracy(hits: Tensor, true: Tensor, predicted: Tensor) -> Tensor:
+    """Mean recall of the classes with a label, from counts of each class [..., C] (float64): hits, labels, predictions."""
+    return _average(hits / true.clamp(min=1), (true > 0).double())
+
+
+def g_mean(hits: Tensor, true: Tensor, predicted: Tensor) -> Tensor:
+    """Geometric mean of the same recalls: 0 where one of them is 0."""
+    return _average((hits / true.clamp(min=1)).log(), (true > 0).double()).exp()
+
+
+def macro_f1(hits: Tensor, true: Tensor, predicted: Tensor) -> Tensor:
+    """Mean F1 of the classes with a label or a prediction."""
+    return _average(2 * hits / (true + predicted).clamp(min=1), (true + predicted > 0).double())
+
+
+def _calibration_error(confidence: Tensor, error: Tensor, mask: Tensor) -> Tensor:
+    """Σ_b n_b / N · |mean confidence - share that came true| over 15 bins of equal width, [T].
+
+    Guo et al., On Calibration of Modern Neural Networks, ICML 2017. An edge belongs to the bin below it, also where rounding
+    has put a confidence just above it.
+
+    Args:
+        confidence: of each example, [T, N], in [0, 1].
+        error: confidence - 1 where it came true, confidence where not.
+        mask: which examples count.
+    """
+    bins = (confidence * _BINS - 1e-9).nan_to_num_().ceil_().clamp_(1, _BINS).long() - 1
+    sums = error.new_zeros(len(error), _BINS).scatter_add_(1, bins, error.masked_fill(~mask, 0))
+    return sums.abs().sum(-1) / mask.sum(-1)
 
 
 def _ranked(scores: Tensor, positive: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

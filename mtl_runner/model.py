@@ -1,6 +1,6 @@
 """The model: a sharing mode and the heads of the tasks."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ class Network:
     groups: tuple[str, ...]
     tasks: tuple[str, ...]
     modules: tuple[nn.Module, ...]
+    shares: bool = True
+    """Whether the sharing mode takes part: its penalty, and what it does before and after an epoch."""
 
     def parameters(self) -> list[nn.Parameter]:
         """Those that are to be trained."""
@@ -34,16 +36,22 @@ class MultiTaskModel(nn.Module):
         tasks: all tasks.
         seed: of the run.
         criteria: the imbalance criterion of a task, where it has one; a fresh object for each group is made by calling it.
+        later: the tasks whose heads train in a second phase; they are in groups of their own.
     """
 
     def __init__(
-        self, sharing: Sharing, tasks: Sequence[Task], seed: int, criteria: Mapping[str, Callable[[], Criterion]]
+        self,
+        sharing: Sharing,
+        tasks: Sequence[Task],
+        seed: int,
+        criteria: Mapping[str, Callable[[], Criterion]],
+        later: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.sharing = sharing
         self.tasks = list(tasks)
         self.groups = nn.ModuleDict()
-        for number, members in enumerate(_grouped(tasks, sharing, criteria)):
+        for number, members in enumerate(_grouped(tasks, sharing, criteria, later)):
             criterion = criteria.get(members[0].name)
             group = TaskGroup(members, sharing.features, seed, criterion() if criterion else None)
             self.groups[f"{number}_{members[0].kind}"] = group
@@ -103,6 +111,16 @@ class MultiTaskModel(nn.Module):
             Network((key,), group.names, (self.sharing.network(group.names[0]), group)) for key, group in self.task_groups.items()
         ]
 
+    def second_networks(self, later: Collection[str]) -> list[Network]:
+        """The heads of these tasks, in networks as above."""
+        keys = [key for key, group in self.task_groups.items() if set(group.names) & set(later)]
+        parts = [[key] for key in keys] if self.sharing.independent else [keys]
+        return [self._heads_of(part) for part in parts]
+
+    def _heads_of(self, keys: Sequence[str]) -> Network:
+        groups = [self.task_groups[key] for key in keys]
+        return Network(tuple(keys), tuple(name for group in groups for name in group.names), tuple(groups), shares=False)
+
     def sizes(self) -> dict[str, int]:
         """Number of parameters of each part: shared ones, heads, and the rest (each task's own encoder or stages)."""
         shared = sum(parameter.numel() for parameter in self.sharing.shared())
@@ -111,10 +129,10 @@ class MultiTaskModel(nn.Module):
         return {"shared": shared, "task encoders": total - shared - heads, "heads": heads, "total": total}
 
 
-def _grouped(tasks: Sequence[Task], sharing: Sharing, criteria: Mapping[str, object]) -> list[list[Task]]:
+def _grouped(tasks: Sequence[Task], sharing: Sharing, criteria: Mapping[str, object], later: Collection[str]) -> list[list[Task]]:
     """Tasks that may run as one, lower levels first, in the order of the first of each."""
     groups: dict[Hashable, list[Task]] = {}
     for task in tasks:
-        key = (task.signature, sharing.together(task.name), id(criteria.get(task.name)))
+        key = (task.signature, sharing.together(task.name), id(criteria.get(task.name)), task.name in later)
         groups.setdefault(key, []).append(task)
     return sorted(groups.values(), key=lambda members: sharing.level(members[0].name))

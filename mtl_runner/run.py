@@ -4,7 +4,7 @@ import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,16 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
-from mtl_runner import build, checkpoint, figures, serving
+from mtl_runner import build, checkpoint, figures, label_table, labels, serving
 from mtl_runner.batch import Data, labelled
 from mtl_runner.config import TrainerConfig, plug
 from mtl_runner.config.schema import plain
 from mtl_runner.console import Display, log, logging_to, print_results, print_tree, sizes_line
+from mtl_runner.curves import curves, recall_by_class
 from mtl_runner.errors import UserError
-from mtl_runner.evaluate import averages, confusions, measure, predict
+from mtl_runner.evaluate import Metrics, averages, confusions, measure, predict
 from mtl_runner.folder import RunFolder, now, write_text
+from mtl_runner.imbalance.base import Adjuster
 from mtl_runner.model import MultiTaskModel
 from mtl_runner.predictions import check_names
 from mtl_runner.pretrained import Start
@@ -38,6 +40,8 @@ class Parts:
     data: Data
     model: MultiTaskModel
     training: Training
+    adjusters: Mapping[str, Adjuster]
+    """What chooses how the outputs of a task are read, by task."""
     tracker: Tracker
 
 
@@ -55,6 +59,7 @@ def run(config: DictConfig, path: Path, choices: Mapping[str, str], overrides: l
         parts = _make(node)
         write_text(path / "config.yaml", OmegaConf.to_yaml(node))
         folder.write_data(parts.data)
+        _show_labels(folder, parts.data)
         folder.status(
             state="running", started=now(), ended=None, epoch=0, error=None, name=node["name"],
             choices=dict(choices), overrides=overrides, sweep=sweep, commit=_commit(),
@@ -77,9 +82,12 @@ def resume(path: Path, epochs: int | None = None, steps: int | None = None, allo
         raise UserError(f"resume={path}: this run is finished; a larger trainer.epochs or trainer.steps makes it go on")
     with logging_to(path / "run.log"):
         parts = _make(node, folder)
+        if larger and parts.training.in_second_phase:
+            raise UserError(f"resume={path}: this run is in its second phase, and the budget is that of the first")
         if status["state"] == "finished" and parts.training.stopped_early:
             raise UserError(f"resume={path}: this run stopped early; a larger budget changes nothing")
         folder.cut_metrics(parts.training.number)
+        _show_labels(folder, parts.data)
         write_text(path / "config.yaml", OmegaConf.to_yaml(node))
         folder.status(state="running", ended=None, error=None, epoch=parts.training.number)
         log.info("resuming after epoch %d", parts.training.number)
@@ -94,8 +102,9 @@ def _make(node: Node, resumed: RunFolder | None = None) -> Parts:
     data: Data = plug(node["dataset"], "dataset", node["allow_modules"])().load()
     if resumed is not None and data.fingerprint != (known := resumed.read_json("data.json")["fingerprint"]):
         raise UserError(f"resume={resumed.path}: the data are not those that the run was started with (fingerprint {known})")
-    _, notes = build.make_strategies(node, data.targets)
-    for line in (*data.notes, *notes, *_unlabelled(data)):
+    data, primary = labels.with_primary_metrics(data) if resumed is None else (_with_metrics_of(data, resumed), [])
+    notes = build.check_strategies(node, data.targets, data.streams)
+    for line in (*data.notes, *primary, *notes, *_unlabelled(data)):
         log.info("note: %s", line)
     check_names(data.targets)
     start = Start(data, **node["init_from"], encoder=node["encoder"]) if node["init_from"] and resumed is None else None
@@ -111,7 +120,14 @@ def _make(node: Node, resumed: RunFolder | None = None) -> Parts:
     log.info("%s on %s", sizes_line(sizes), device)
     if state is not None:
         training.load_state_dict(state)
-    return Parts(data, model, training, plug(node["tracker"], "tracker", node["allow_modules"])())
+    adjusters = build.make_adjusters(node, data.targets)
+    return Parts(data, model, training, adjusters, plug(node["tracker"], "tracker", node["allow_modules"])())
+
+
+def _with_metrics_of(data: Data, folder: RunFolder) -> Data:
+    """The same data with the primary metrics that a run has trained with: early stopping compares with its scores."""
+    _, known = folder.read_specs()
+    return replace(data, targets={name: replace(spec, metric=known[name].metric) for name, spec in data.targets.items()})
 
 
 def _train(node: Node, folder: RunFolder, parts: Parts) -> float:
@@ -119,7 +135,7 @@ def _train(node: Node, folder: RunFolder, parts: Parts) -> float:
     tracker.start(folder.path)
     with _ending(folder, tracker):
         wanted = node["trainer"]["progress"]
-        with Display(training.plan.epochs, training.steps_per_epoch(), wanted) as display:
+        with Display(training.epochs, training.steps_per_epoch(), wanted) as display:
             for epoch in training.fit(display.step):
                 line = folder.append_metrics(epoch.number, epoch.step, epoch.metrics)
                 checkpoint.save(training.state_dict(), folder.last)
@@ -136,34 +152,42 @@ def _finish(folder: RunFolder, parts: Parts) -> float:
     model, training, data = parts.model, parts.training, parts.data
     tasks = model.tasks
     training.restore_best()
-    for trainer in training.trainers:
+    for trainer in training.all_trainers:
         log.info(_kept(trainer))
     checkpoint.save(model.state_dict(), folder.best)
     weights = {name: value.contiguous() for name, value in model.state_dict().items() if not name.endswith("_extra_state")}
     save_file(weights, folder.path / "weights.safetensors")
-    validation = training.average()
-
     test = pack(data.splits["test"].to(training.device), model.task_groups)
     outputs = predict(model, test, training.plan.eval_batch_size)
+    unadjusted = {name: row for name, row in measure(model, outputs, test).metrics.items() if name in parts.adjusters}
+    if parts.adjusters:
+        training.adjust(parts.adjusters)
+    data = replace(data, targets={task.name: task.spec for task in tasks})
+    folder.write_data(data)
+    validation = training.average()
     report = measure(model, outputs, test)
     means = averages(report.metrics, tasks)
+    matrices = {
+        name: {"classes": list(data.targets[name].classes), "matrix": matrix}
+        for name, matrix in confusions(model, outputs, test).items()
+    }
+    folder.write_json("confusion.json", matrices)
+    by_task = {
+        name: output for key, values in outputs.items() for name, output in zip(model.task_groups[key].names, values, strict=True)
+    }
+    folder.write_json("curves.json", curves(by_task, data.splits["test"].targets, data.targets))
     folder.write_json(
         "test_metrics.json",
         {
-            "tasks": {
-                name: {key: None if value != value else value for key, value in row.items()}
-                for name, row in report.metrics.items()
-            },
+            "tasks": _rows(report.metrics),
+            "unadjusted": _rows(unadjusted),
+            "recall": recall_by_class(matrices),
             "average": means,
             "primary": {task.name: task.primary.name for task in tasks},
             "undefined": report.undefined(),
             "validation_average": validation,
-            "best_epoch": {",".join(trainer.names): trainer.learner.stopping.best_epoch for trainer in training.trainers},
+            "best_epoch": {_whose(trainer): trainer.learner.stopping.best_epoch for trainer in training.all_trainers},
         },
-    )
-    matrices = confusions(model, outputs, test)
-    folder.write_json(
-        "confusion.json", {name: {"classes": list(data.targets[name].classes), "matrix": m} for name, m in matrices.items()}
     )
     if (gradients := training.gradients()) is not None:
         folder.write_json("gradients.json", gradients)
@@ -178,6 +202,13 @@ def _finish(folder: RunFolder, parts: Parts) -> float:
         serving.package(folder.path, model)
     log.info("run folder: %s", folder.path)
     return float("nan") if validation is None else validation
+
+
+def _show_labels(folder: RunFolder, data: Data) -> None:
+    """How imbalanced the tasks are, before they are trained."""
+    profiles = labels.profile(data)
+    write_text(folder.path / "labels.csv", label_table.as_csv(profiles))
+    label_table.print_labels(profiles)
 
 
 @contextmanager
@@ -224,13 +255,23 @@ def _unlabelled(data: Data) -> list[str]:
     return lines
 
 
+def _whose(trainer: Trainer) -> str:
+    """``a,b``, and ``second phase: a,b``."""
+    return "second phase: " * bool(trainer.plan.start) + ",".join(trainer.names)
+
+
 def _kept(trainer: Trainer) -> str:
     """Which epoch's weights are kept, and whether training stopped before its budget was used up."""
     stopping, done = trainer.learner.stopping, trainer.progress.epoch
-    whose = "" if len(trainer.learner.network.modules) == 1 else f"{trainer.names[0]}: "
+    whose = f"{_whose(trainer)}: " if trainer.plan.start or len(trainer.learner.network.modules) > 1 else ""
     score = "" if stopping.best is None else f" (score {stopping.best:.4f})"
     early = f"; stopped early, after {stopping.waited} epochs without a better one" if stopping.done else ""
     return f"{whose}weights of epoch {stopping.best_epoch} of {done} kept{score}{early}"
+
+
+def _rows(metrics: Metrics) -> dict[str, dict[str, float | None]]:
+    """For JSON, which knows no NaN."""
+    return {name: {key: None if value != value else value for key, value in row.items()} for name, row in metrics.items()}
 
 
 def _say_undefined(undefined: Sequence[str], data: Data, part: str) -> None:

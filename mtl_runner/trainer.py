@@ -2,22 +2,23 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from math import ceil
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mtl_runner.batch import Batch, Split
+from mtl_runner.batch import Batch, Split, labelled
 from mtl_runner.errors import UserError
-from mtl_runner.evaluate import Report, evaluate, score
+from mtl_runner.evaluate import Report, evaluate, predict, score
 from mtl_runner.gradient_statistics import GradientStatistics, gramian
+from mtl_runner.imbalance.base import Adjuster
 from mtl_runner.learner import Learner
 from mtl_runner.loader import IndexLoader, TrainingRows
 from mtl_runner.model import MultiTaskModel
+from mtl_runner.plan import Plan, Progress
 from mtl_runner.seeding import Replay
 from mtl_runner.tasks.group import masked, pack
 from mtl_runner.weighting.base import Objectives, Weighting, mean_losses
@@ -42,31 +43,6 @@ class Step:
         return cls(*mean_losses(draws), weights, gramian)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How long and how to train; see ``conf/trainer/default.yaml``."""
-
-    epochs: int
-    steps: int | None
-    monitor: str
-    l1: float
-    precision: str
-    eval_batch_size: int
-    max_skipped: int
-    log_gradients_every: int | None
-
-
-@dataclass
-class Progress:
-    """Where the training of a network stands; part of the checkpoint."""
-
-    epoch: int = 0
-    step: int = 0
-    skipped: int = 0
-    """Steps that were not taken, as a loss was not finite."""
-    skipped_in_a_row: int = 0
-
-
 class Trainer:
     """Trains one network: the whole model where anything couples its tasks, one task's part of it where nothing does.
 
@@ -74,7 +50,7 @@ class Trainer:
         model: on the device.
         learner: the network's optimizer, schedule and early stopping.
         weighting: on the device; its tasks are those of the network, in their order.
-        rows: the training part with the network's tasks, on the device.
+        rows: the training part with the network's tasks.
         validation: the validation part with the network's tasks, on the device.
         loader: makes the batches.
         plan: budget and options.
@@ -104,7 +80,7 @@ class Trainer:
         self.look_at_what_is_shared()
         self.rows = rows
         self.validation = pack(validation, self.groups)
-        self._prepared = None if rows.acting else masked(pack(rows.split, self.groups))
+        self._prepared: Split | None = None
         self._at_best: Report | None = None
         self.statistics = GradientStatistics(self.names, weighting.gramian_of)
         self.replay = Replay(model)
@@ -121,7 +97,8 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> Step:
         self.learner.zero_grad()
-        draws = [self.objectives(part) for part in batch.chunk(self.weighting.draws)]
+        parts = [self.rows.mixed(part, self.progress.step, i) for i, part in enumerate(batch.chunk(self.weighting.draws))]
+        draws = [self.objectives(part) for part in parts]
         sampled = self.sampled_gramian(draws[0])
         weights = self.weighting.backward(*draws)
         if (penalty := self.penalty()) is not None:
@@ -130,7 +107,7 @@ class Trainer:
         norm = self.learner.gradient_norm()
         if self.finite(step, norm):
             self.learner.step(norm)
-            self.weighting.after_step(lambda: self.losses_again(batch))
+            self.weighting.after_step(lambda: self.losses_again(parts[0]))
         return step
 
     def objectives(self, batch: Batch) -> Objectives:
@@ -165,7 +142,7 @@ class Trainer:
 
     def penalty(self) -> Tensor | None:
         """What sharing mode and L1 add to the objective."""
-        penalty = self.model.sharing.penalty()
+        penalty = self.model.sharing.penalty() if self.learner.network.shares else None
         if self.plan.l1:
             absolute = torch.stack([parameter.abs().sum() for parameter in self.learner.network.parameters()])
             penalty = self.plan.l1 * absolute.sum() + (0 if penalty is None else penalty)
@@ -211,15 +188,15 @@ class Trainer:
     def epoch(self, each_step: Callable[[], None] = lambda: None) -> dict[str, float]:
         """One pass over the training part; returns ``train/<task>/loss``, ``weight/<task>``, ``gradient/<task>/norm`` …"""
         split = self.training_part()
-        if self.plan.steps is not None and self.plan.steps - self.progress.step < self.loader.batches(split):
+        number = self.progress.epoch + 1
+        plan = self.rows.plan(number, self.loader.batch_size)
+        if self.plan.steps is not None and self.plan.steps - self.progress.step < self.loader.batches(split, plan):
             self._before_cut = copy.deepcopy(self._state() | {"weights": self.learner.weights()})
-        self.progress.epoch += 1
+        self.progress.epoch = number
         self._epoch_began = self.progress.step
-        self.model.sharing.before_epoch(self.progress.epoch)
-        self.look_at_what_is_shared()
-        self.model.train()
+        self._begin_epoch(number)
         sums = torch.zeros(3, len(self.names), device=self.loader.device)
-        for batch in self.loader.epoch(split, self.progress.epoch):
+        for batch in self.loader.epoch(split, number, plan):
             step = self.train_step(batch)
             self.progress.step += 1
             counted = step.active & step.losses.isfinite() & step.weights.isfinite()
@@ -233,8 +210,21 @@ class Trainer:
         metrics = {f"train/{name}/loss": loss / n for name, loss, n in zip(self.names, losses, counts, strict=True) if n}
         metrics |= {f"weight/{name}": weight / n for name, weight, n in zip(self.names, weights, counts, strict=True) if n}
         metrics |= self.statistics.end_epoch()
-        self.model.sharing.after_epoch(self.progress.epoch, self._affinity())
-        return metrics | {f"sharing/{name}": value for name, value in self.model.sharing.metrics().items()}
+        if self.learner.network.shares:
+            self.model.sharing.after_epoch(number, self._affinity())
+            metrics |= {f"sharing/{name}": value for name, value in self.model.sharing.metrics().items()}
+        return metrics
+
+    def _begin_epoch(self, number: int) -> None:
+        if self.learner.network.shares:
+            self.model.sharing.before_epoch(number)
+        for group in self.groups.values():
+            if group.criterion is not None:
+                group.criterion.before_epoch(number - self.plan.start, self.plan.epochs - self.plan.start)
+        self.look_at_what_is_shared()
+        self.model.eval()
+        for module in self.learner.network.modules:
+            module.train()
 
     def _affinity(self) -> Tensor | None:
         """Mean cosines of the tasks' gradients in the last epoch, in the order that the sharing mode has them."""
@@ -265,15 +255,39 @@ class Trainer:
         monitored = [task for task in tasks if task.name == self.plan.monitor]
         return score(report.metrics, monitored or [task for task in tasks if task.main] or tasks)
 
+    def adjust(self, adjusters: Mapping[str, Adjuster]) -> None:
+        """Choose how the outputs of these tasks are to be read, on the validation part."""
+        outputs = predict(self.model, self.validation, self.plan.eval_batch_size)
+        for key, group in self.groups.items():
+            for i, task in enumerate(group.tasks):
+                if (adjuster := adjusters.get(task.name)) and group.priors is not None:
+                    targets = self.validation.targets[key][:, i]
+                    mask = labelled(targets)
+                    decision = adjuster.fit(task.name, outputs[key][i][mask].cpu(), targets[mask].cpu(), group.priors[i].cpu())
+                    task.spec = replace(task.spec, decision=decision)
+
+    def forget(self) -> None:
+        """What was measured before counts no more: outputs are read in another way now."""
+        self._at_best = None
+
     def training_part(self) -> Split:
-        """The rows of the next epoch, ready for the loss."""
-        return self._prepared or masked(pack(self.rows.epoch(self.progress.epoch + 1), self.groups))
+        """The rows of the next epoch, on the device and ready for the loss."""
+        if self._prepared is None or self.rows.renewed:
+            split = self.rows.epoch(self.progress.epoch + 1).to(self.loader.device)
+            self._prepared = masked(pack(split, self.groups))
+        return self._prepared
+
+    def batches(self) -> int:
+        """Number of batches in the next epoch."""
+        number = self.progress.epoch + 1
+        return self.loader.batches(self.rows.epoch(number), self.rows.plan(number, self.loader.batch_size))
 
     def fit_criteria(self) -> None:
-        """Show the training targets, as they are after resampling, to the imbalance criteria."""
-        packed = pack(self.rows.epoch(0), self.groups)
+        """Show the training targets, as they are after resampling, to what learns from them."""
+        packed = pack(self.rows.seen(self.loader.batch_size).to(self.loader.device), self.groups)
         for key, group in self.groups.items():
             group.fit(packed.targets[key])
+        self.rows.fit(packed, {key: group.names for key, group in self.groups.items()})
 
     # ---- checkpoint -----------------------------------------------------------------------------------------------
 
@@ -306,11 +320,3 @@ class Trainer:
             "gradients": self.statistics.state_dict(),
             "progress": vars(self.progress) | {},
         }
-
-
-def planned_epochs(epochs: int | None, steps: int | None, steps_per_epoch: int) -> int:
-    """The budget in epochs; a budget in steps takes as many epochs as it begins."""
-    if steps is not None:
-        return ceil(steps / steps_per_epoch)
-    assert epochs is not None  # one of the two is given: the configuration was checked
-    return epochs

@@ -11,8 +11,9 @@ from mtl_runner.config import GROUPS
 PACKAGE = Path(__file__).resolve().parents[1] / "mtl_runner"
 LAYERS = (
     "errors seeding", "batch", "metrics", "imbalance", "encoders", "heads", "tasks", "sharing", "model", "evaluate",
-    "weighting schedulers loader learner datasets predictions config tracking checkpoint", "gradient_statistics",
-    "folder trainer", "training pretrained", "build", "console figures serving", "run", "predict", "commands", "cli",
+    "weighting schedulers loader learner plan datasets predictions config tracking checkpoint labels curves",
+    "gradient_statistics", "folder trainer", "training pretrained", "build", "console figures serving", "label_table", "run",
+    "predict", "commands", "cli",
 )  # fmt: skip
 """From the bottom up; a module imports only those below."""
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}

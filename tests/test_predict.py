@@ -19,6 +19,7 @@ from mtl_runner.datasets.digits import Digits
 from mtl_runner.datasets.table import Table
 from mtl_runner.errors import UserError
 from mtl_runner.evaluate import predict as outputs_of
+from mtl_runner.folder import RunFolder
 from mtl_runner.tasks.group import pack
 
 CLASSES = {"digit": list("0123456789"), "parity": ["even", "odd"]}
@@ -74,7 +75,37 @@ def test_predictions_are_the_models_own(ending: str, mode: str, train: Callable[
     assert found.num_columns == 11 + 2 + 64
 
 
-@pytest.mark.parametrize("imbalance", ["none", "class_weights", "focal", "[oversample,class_weights]"])
+ADJUSTED = ("threshold", "logit_adjustment_posthoc", "temperature")
+
+
+@pytest.mark.parametrize("decision", ADJUSTED)
+def test_classes_are_decided_as_the_run_has_chosen(
+    decision: str, train: Callable[..., Path], digits: Path, tmp_path: Path
+) -> None:
+    """Probabilities are those before a shift; the class is the one after it."""
+    folder = train(f"imbalance=[oversample,{decision}]", "dataset.long_tail=30", "trainer.epochs=4")
+    predict.predict(folder, digits, tmp_path / "out.csv")
+    found, own = table(tmp_path / "out.csv"), own_outputs(folder)
+    chosen = {task: spec.decision for task, spec in RunFolder(folder).read_specs()[1].items()}
+    temperature, offsets = chosen["digit"].temperature, torch.tensor(chosen["digit"].offsets or (0.0,))
+    assert (temperature != 1) == (decision == "temperature") and bool(offsets.any()) == (decision == "threshold")
+    shares = (own["digit"] / temperature).softmax(1)
+    np.testing.assert_allclose(found["digit_probability_3"].to_numpy(), shares[:, 3].numpy(), rtol=1e-4, atol=1e-7)
+    assert found["digit"].to_pylist() == (own["digit"] / temperature + offsets).argmax(1).tolist()
+    parity = own["parity"] / chosen["parity"].temperature
+    positive = parity + (chosen["parity"].offsets or (0.0,))[0] > 0
+    np.testing.assert_allclose(found["parity_probability"].to_numpy(), parity.sigmoid().numpy(), rtol=1e-4, atol=1e-7)
+    assert found["parity"].to_pylist() == [CLASSES["parity"][int(yes)] for yes in positive]
+    results = json.loads((folder / "test_metrics.json").read_text())
+    ranks = ("roc_auc", "average_precision", "log_loss", "brier", "calibration_error")
+    same = [name for name in ranks if results["tasks"]["digit"][name] == results["unadjusted"]["digit"][name]]
+    assert len(same) == len(ranks) if decision != "temperature" else "log_loss" not in same
+    assert set(results["unadjusted"]) == {"digit", "parity"}
+
+
+@pytest.mark.parametrize(
+    "imbalance", ["none", "class_weights", "focal", "ldam", "[oversample,class_weights]", "[focal,threshold]", "temperature"]
+)
 def test_evaluate_gives_the_metrics_of_the_run(imbalance: str, train: Callable[..., Path], digits: Path) -> None:
     folder = train(f"imbalance={imbalance}", "sharing=soft")
     report = predict.evaluate(folder, digits)

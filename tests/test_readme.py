@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from handmade import options
+from omegaconf import OmegaConf
 
-from mtl_runner.config import check
+from mtl_runner.config import check, config_dir, plug
+from mtl_runner.config.schema import plain
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-COMMANDS = sorted(set(re.findall(r"^mtl-run [^#\n]*", README, re.M)))
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+COMMANDS = sorted({found for text in (README, *DOCS.values()) for found in re.findall(r"^mtl-run [^#\n]*", text, re.M)})
+IMBALANCE = [option for option in options("imbalance") if option != "none"]
 
 
 def blocks(language: str) -> list[str]:
@@ -27,7 +32,7 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize("command", [each for each in COMMANDS if "resume=" not in each])
 def test_commands_compose(command: str, make_config: Callable[..., object]) -> None:
     words = [word for word in shlex.split(command)[1:] if word not in ("…", "-m")]
-    single = [re.sub(r"=([a-z]+),.*|=range\(5\)", lambda found: f"={found[1] or 0}", word) for word in words]
+    single = [re.sub(r"=([a-z_]+),.*|=range\(5\)", lambda found: f"={found[1] or 0}", word) for word in words]
     check(make_config(*single))  # type: ignore[arg-type]
 
 
@@ -40,13 +45,38 @@ def test_table_lists_the_options(group: str) -> None:
 
 
 def test_the_table_of_weightings_has_a_row_for_each() -> None:
-    rows = (Path(__file__).resolve().parents[1] / "docs" / "weighting.md").read_text()
-    assert set(re.findall(r"^\| `(\w+)` \|.*\|.*\|.*\|.*\|", rows, re.M)) >= set(options("weighting"))
+    assert set(re.findall(r"^\| `(\w+)` \|.*\|.*\|.*\|.*\|", DOCS["weighting.md"], re.M)) >= set(options("weighting"))
 
 
 def test_the_tables_of_sharing_modes_and_encoders_have_a_row_for_each() -> None:
-    rows = set(re.findall(r"^\| `(\w+)` \|", (Path(__file__).resolve().parents[1] / "docs" / "sharing.md").read_text(), re.M))
+    rows = set(re.findall(r"^\| `(\w+)` \|", DOCS["sharing.md"], re.M))
     assert rows >= {*options("sharing"), *options("encoder")}
+
+
+def test_the_tables_of_imbalance_have_no_other_rows() -> None:
+    assert sorted(re.findall(r"^\| `(\w+)` \|(?:[^|\n]*\|){4}$", DOCS["imbalance.md"], re.M)) == sorted(IMBALANCE)
+
+
+@pytest.mark.parametrize("option", IMBALANCE)
+def test_the_row_of_a_strategy_is_at_its_place_and_says_what_its_file_says(option: str) -> None:
+    path = config_dir() / "imbalance" / f"{option}.yaml"
+    keys = [line for line in path.read_text().splitlines() if line and line[0] not in "#_" and line != "tasks: null"]
+    strategy = plug(plain(OmegaConf.load(path)), "imbalance").func  # type: ignore[arg-type]
+    section = DOCS["imbalance.md"].split(f"### {strategy.place.capitalize()}\n")[1].split("\n#")[0]  # type: ignore[attr-defined]
+    row = next(line.split("|") for line in section.splitlines() if line.startswith(f"| `{option}` |"))
+    assert set(row[4].strip().split(", ")) == strategy.kinds  # type: ignore[attr-defined]
+    assert re.findall(r"`(\w+: [^`]+)`", row[5]) == keys
+
+
+def test_links_lead_somewhere() -> None:
+    for name, text in {"README.md": README, **{f"docs/{name}": text for name, text in DOCS.items()}}.items():
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]+)?\)", text):
+            path = (ROOT / name).parent / target if target else ROOT / name
+            assert path.exists(), f"{name}: {target}"
+            headings = re.findall(r"^#+ (.*)$", path.read_text(), re.M) if anchor else []
+            assert not anchor or anchor[1:] in {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}, (
+                f"{name}: {target}{anchor}"
+            )
 
 
 def test_example_of_an_option_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Callable[..., Path]) -> None:

@@ -34,6 +34,8 @@ CASES = {
     "early stopping": ("trainer.early_stopping.patience=1", "optimizer.lr=0.05", "trainer.epochs=8"),
     "oversample, focal": ("imbalance=[oversample,focal]", "dataset.long_tail=10"),
     "oversample, class weights, steps": ("imbalance=[oversample,class_weights]", "dataset.long_tail=5", "trainer.steps=30"),
+    "mixup": ("imbalance=mixup",),
+    "in the second phase": ("imbalance=classifier_retraining", "imbalance.classifier_retraining.epochs=3", "trainer.epochs=2"),
     "batch norm": ("encoder=cnn", "encoder.channels=[3,4]", "encoder.width=8"),
 }
 Train = Callable[..., Path]

@@ -18,8 +18,8 @@ from mtl_runner.trainer import Trainer
 
 Train = Callable[..., Path]
 FILES = {
-    "config.yaml", "data.json", "status.json", "metrics.jsonl", "test_metrics.json", "confusion.json", "weights.safetensors",
-    "run.log", "checkpoints/last.pt", "checkpoints/best.pt",
+    "config.yaml", "data.json", "status.json", "metrics.jsonl", "test_metrics.json", "confusion.json", "curves.json",
+    "labels.csv", "weights.safetensors", "run.log", "checkpoints/last.pt", "checkpoints/best.pt",
 }  # fmt: skip
 
 
@@ -42,7 +42,10 @@ def test_the_folder_holds_everything(train: Train) -> None:
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     figures = {name for name in found if name.startswith("figures/")}
     assert found - figures == FILES
-    assert {"figures/learning_curves.png", "figures/confusion_digit.png", "figures/confusion_parity.png"} == figures
+    each = {
+        f"figures/{kind}_{task}.png" for kind in ("confusion", "reliability", "precision_recall") for task in ("digit", "parity")
+    }
+    assert {"figures/learning_curves.png", "figures/labels.png"} | each == figures
     status = read(folder, "status.json")
     assert status["state"] == "finished" and status["error"] is None and status["epoch"] == 2
     assert status["started"] <= status["ended"] and status["choices"] == {"sharing": "hard"}
@@ -189,3 +192,43 @@ def test_a_run_starts_from_the_shared_part_of_another(mode: str, frozen: bool, t
             assert torch.equal(value, source[own]) == frozen, name
             compared += 1
     assert compared == 14
+
+
+@pytest.mark.usefixtures("plainly")
+def test_the_validation_average_is_that_of_the_decisions_in_use(train: Train) -> None:
+    """Also where a network had stopped early, in the first phase or in the second."""
+    small = (
+        "dataset.only=[digit,parity]",
+        "dataset.tasks.digit.role=auxiliary",
+        "dataset.long_tail=50",
+        "dataset.tasks.parity.metric=balanced_accuracy",
+    )
+    phases = ("sharing=none", "trainer.epochs=6", "trainer.early_stopping.patience=1", "encoder=mlp")
+    averages = {}
+    for name in ("temperature", "threshold"):
+        later = (f"imbalance=[classifier_retraining,{name}]", "imbalance.classifier_retraining.epochs=12")
+        folder = train(*small, *phases, *later)
+        assert (folder / "run.log").read_text().count("stopped early") == 2  # parity, in both phases
+        averages[name] = read(folder, "test_metrics.json")["validation_average"]
+    assert averages["threshold"] > averages["temperature"] + 0.02
+
+
+@pytest.mark.usefixtures("plainly")
+@pytest.mark.parametrize(("sharing", "imbalance"), [("none", "class_weights"), ("hard", "[class_weights,classifier_retraining]")])
+def test_weights_of_one_task_are_no_error_in_a_network_without_it(sharing: str, imbalance: str, train: Train) -> None:
+    limit = ["imbalance.classifier_retraining.tasks=[digit]"] if "retraining" in imbalance else []
+    folder = train(f"sharing={sharing}", f"imbalance={imbalance}", "imbalance.class_weights.values={parity:[1,2]}", *limit)
+    assert read(folder, "status.json")["state"] == "finished"
+
+
+@pytest.mark.usefixtures("plainly")
+def test_a_resumed_run_keeps_the_primary_metric_that_it_began_with(train: Train) -> None:
+    """That of a version before the rule for rare classes, say."""
+    folder = train("dataset=synthetic", "dataset.positive_share=0.1", "trainer.epochs=2")
+    assert set(read(folder, "test_metrics.json")["primary"].values()) == {"average_precision"}
+    known = read(folder, "data.json")
+    for spec in known["targets"].values():
+        spec["metric"] = None
+    (folder / "data.json").write_text(json.dumps(known))
+    run.resume(folder, epochs=3)
+    assert set(read(folder, "test_metrics.json")["primary"].values()) == {"roc_auc"}

@@ -1,12 +1,26 @@
 """What the pictures have in common."""
 
 import re
+from typing import TYPE_CHECKING
 from zlib import crc32
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 TRAIN, VALIDATION, INK, PALE = "#9aa5b1", "#1f6fb4", "#2f3a45", "#e4e8ec"
 
 MOST_TASKS = 40
 """Tasks with panels or pictures of their own, the first ones; the files that these are drawn from have all."""
+
+_ENDS = (0.1, 0.25, 0.5, 1.0)
+DASHES = (0, (4, 3))
+
+
+def end(reach: float) -> float:
+    """Where an axis of probabilities ends that shows values up to ``reach``: those of rare classes are small."""
+    return next((limit for limit in _ENDS if reach <= limit), 1.0)
 
 
 def shortened(text: str, length: int) -> str:
@@ -21,7 +35,35 @@ def ems(name: str) -> float:
     return sum(0.62 if letter.isascii() and not letter.isupper() else 0.9 for letter in name)
 
 
+def fitted(text: str, inches: float, size: float) -> str:
+    """``text`` as matplotlib shows it, cut to a length in print."""
+    most = int(len(text) * 72 * inches / (size * max(ems(text), 1)))
+    return shortened(text, max(most, 3))
+
+
 def file_name(task: str) -> str:
     """``task`` as part of a file's name; a changed one gets four hexadecimal digits, so that two names stay two."""
     kept = re.sub(r"[^\w.\-]", "_", task)[:100]
     return kept if kept == task else f"{kept}_{crc32(task.encode()) & 0xFFFF:04x}"
+
+
+def panel(figure: "Figure", left: float, bottom: float, width: float, height: float) -> "Axes":
+    """A plain panel at a place in inches."""
+    wide, high = figure.get_size_inches()
+    axes = figure.add_axes((left / wide, bottom / high, width / wide, height / high))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(TRAIN)
+    axes.grid(color=PALE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=7.5, length=2, colors=INK)
+    return axes
+
+
+def titles(figure: "Figure", bold: str, plain: str) -> "list[Text]":
+    """Two lines in the upper left corner; the first is cut to the figure's width."""
+    width, height = figure.get_size_inches()
+    bold = fitted(bold, width - 0.3, 11)
+    return [
+        figure.text(0.12 / width, 1 - 0.25 / height, bold, fontsize=10, fontweight="bold", color=INK),
+        figure.text(0.12 / width, 1 - 0.43 / height, plain, fontsize=7.5, color=INK),
+    ]

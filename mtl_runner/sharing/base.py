@@ -99,6 +99,11 @@ class Sharing(nn.Module, ABC):
         """Heads of lower levels give their outputs first, where ``route`` hands them on."""
         return 0
 
+    @property
+    def outputs_feed(self) -> bool:
+        """Whether the heads of some tasks read the outputs of others: whether ``route`` looks at them."""
+        return False
+
     def route(self, tasks: Sequence[str], features: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
         """The features that the heads of tasks that run ``together`` read, which may depend on lower levels' outputs [N, …]."""
         return features

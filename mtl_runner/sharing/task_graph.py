@@ -129,6 +129,10 @@ class TaskGraph(Sharing):
             self._own_features(x, self.encoder.mask(inputs[self.order[0]]), apart, rows) if self.routed else own(x, rows, apart)
         )
 
+    @property
+    def outputs_feed(self) -> bool:
+        return self.outputs
+
     def together(self, task: str) -> Hashable:
         return self.levels[task] if self.outputs else self.streams[task]
 

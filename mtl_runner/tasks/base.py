@@ -4,14 +4,15 @@ Shape legend: T tasks of one kind that run as one, N examples, O numbers per exa
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from math import prod
 from typing import ClassVar
 
 import pyarrow as pa
+import torch
 from torch import Tensor, nn
 
-from mtl_runner.batch import TargetSpec
+from mtl_runner.batch import Decision, TargetSpec
 from mtl_runner.encoders.base import FeatureSpec
 from mtl_runner.errors import UserError, choices, nearest
 from mtl_runner.heads import LinearHeads
@@ -73,11 +74,17 @@ class Task(ABC):
         """Element-wise loss [T, N] or [T, N, K]; ``targets`` has no missing labels."""
 
     @abstractmethod
-    def evaluate(self, outputs: Tensor, targets: Tensor, specs: "Sequence[TargetSpec]") -> dict[str, Tensor]:
-        """Each metric of the kind, [T]; NaN where it is undefined. ``targets`` may lack labels."""
+    def evaluate(self, outputs: Tensor, targets: Tensor, specs: Sequence[TargetSpec]) -> dict[str, Tensor]:
+        """Each metric of the kind, [T]; NaN where it is undefined.
 
-    def decide(self, outputs: Tensor) -> Tensor | None:
-        """The predicted class of each example, for kinds that have classes."""
+        Args:
+            outputs: [T, N, …].
+            targets: [T, N, …], some labels may be missing.
+            specs: of the T tasks: their units, and how their outputs are read.
+        """
+
+    def decide(self, outputs: Tensor, specs: Sequence[TargetSpec]) -> Tensor | None:
+        """The predicted classes [T, N] of the T tasks ``specs``, for kinds that have classes."""
         return None
 
     @abstractmethod
@@ -95,6 +102,23 @@ def _primary_first(name: str, spec: TargetSpec) -> tuple[Metric, ...]:
         raise UserError(f"dataset.tasks.{name}.metric={spec.metric}: for a {spec.kind} task allowed are {allowed}")
     chosen = candidates[spec.metric]
     return (chosen, *(metric for metric in metrics if metric != chosen))
+
+
+def calibrated(outputs: Tensor, specs: Sequence[TargetSpec]) -> Tensor:
+    """Logits [T, N, …] of each task's probabilities; ``outputs`` themselves where all tasks read them as they are."""
+    return _read(outputs, [spec.decision.calibrated for spec in specs], specs)
+
+
+def shifted(outputs: Tensor, specs: Sequence[TargetSpec]) -> Tensor:
+    """Logits [T, N, …] of each task's predicted classes; ``outputs`` themselves where all tasks read them as they are."""
+    return _read(outputs, [spec.decision.shifted for spec in specs], specs)
+
+
+def _read(outputs: Tensor, ways: Sequence[Callable[[Tensor], Tensor]], specs: Sequence[TargetSpec]) -> Tensor:
+    """One task after the other: that is once at the end of a run, and a decision has one arithmetic, whoever asks."""
+    if all(spec.decision == Decision() for spec in specs):
+        return outputs
+    return torch.stack([way(output) for way, output in zip(ways, outputs, strict=True)])
 
 
 def named_classes(labels: Tensor, classes: Sequence[str]) -> pa.Array:

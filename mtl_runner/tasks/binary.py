@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from mtl_runner import metrics
 from mtl_runner.batch import TargetSpec
-from mtl_runner.tasks.base import Task, named_classes
+from mtl_runner.tasks.base import Task, calibrated, named_classes, shifted
 
 
 class Binary(Task):
@@ -24,13 +24,13 @@ class Binary(Task):
         return F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
 
     def evaluate(self, outputs: Tensor, targets: Tensor, specs: Sequence[TargetSpec]) -> dict[str, Tensor]:
-        return metrics.binary(outputs, targets)
+        return metrics.binary(calibrated(outputs, specs), targets, shifted(outputs, specs))
 
-    def decide(self, outputs: Tensor) -> Tensor:
-        return (outputs > 0).long()
+    def decide(self, outputs: Tensor, specs: Sequence[TargetSpec]) -> Tensor:
+        return (shifted(outputs, specs) > 0).long()
 
     def predictions(self, outputs: Tensor) -> dict[str, pa.Array]:
         return {
-            self.name: named_classes(self.decide(outputs), self.spec.classes),
-            f"{self.name}_probability": pa.array(outputs.sigmoid().cpu().numpy()),
+            self.name: named_classes(self.decide(outputs[None], [self.spec])[0], self.spec.classes),
+            f"{self.name}_probability": pa.array(self.spec.decision.calibrated(outputs).sigmoid().cpu().numpy()),
         }

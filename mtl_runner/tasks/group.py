@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mtl_runner.batch import Split, labelled
 from mtl_runner.encoders.base import FeatureSpec
-from mtl_runner.imbalance.base import Criterion
+from mtl_runner.imbalance.base import Criterion, class_counts, weighted_mean
 from mtl_runner.metrics import confusion
 from mtl_runner.tasks.base import Task
 
@@ -28,8 +28,11 @@ class TaskGroup(nn.Module):
         self.kind = tasks[0]
         self.names = tuple(task.name for task in tasks)
         self.stream = tasks[0].spec.stream
-        self.head = self.kind.head(features, self.names, seed)
+        self.features = features
         self.criterion = criterion
+        self.head = self._made_head(seed)
+        self.priors: Tensor | None = None
+        """Share of each class in what is trained on, [T, C], once ``fit`` has seen it."""
         self._apart = len(features.shape) + 2
 
     def forward(self, features: Tensor) -> Tensor:
@@ -44,22 +47,38 @@ class TaskGroup(nn.Module):
 
         Args:
             outputs: [T, N, …].
-            targets: [N, T, …] from ``masked``, without missing labels.
+            targets: [N, T, …] from ``masked``, without missing labels; of a mixed batch [2 N, T, …], two for each output.
             weights: like ``targets``, from ``masked``; nothing where all weights are 1.
         """
-        criterion = self.criterion or self.kind.criterion
-        values = criterion(outputs, targets.transpose(0, 1)).flatten(1)
+        if len(targets) > outputs.shape[1]:
+            outputs = torch.cat([outputs, outputs], 1)
+        targets, weights = targets.transpose(0, 1), None if weights is None else weights.transpose(0, 1)
+        if self.criterion is None:
+            loss = weighted_mean(self.kind.criterion(outputs, targets), weights)
+        else:
+            loss = self.criterion.loss(outputs, targets, weights)
         if weights is None:
-            return values.mean(1), torch.ones(len(values), dtype=torch.bool, device=values.device)
-        shares = weights.transpose(0, 1).flatten(1)
-        total = shares.sum(1)
-        active = total > 0
-        return (values * shares).sum(1) / torch.where(active, total, 1), active
+            return loss, torch.ones(len(loss), dtype=torch.bool, device=loss.device)
+        return loss, weights.flatten(1).sum(1) > 0
 
     def fit(self, targets: Tensor) -> None:
-        """Hand the training targets [N, T] to the criterion."""
+        """Show the training targets [N, T, …] to the criterion, and count their classes."""
+        targets, classes = targets.transpose(0, 1), len(self.kind.spec.classes)
+        if classes:
+            counts = class_counts(targets, classes)
+            self.priors = counts / counts.sum(1, keepdim=True)
         if self.criterion is not None:
-            self.criterion.fit(targets.transpose(0, 1), len(self.tasks[0].spec.classes))
+            self.criterion.names = self.names
+            self.criterion.fit(targets.cpu(), classes)  # in float64, which Apple's devices do not have
+            self.criterion.to(targets.device)
+
+    def renew(self, seed: int) -> None:
+        """Give the head initial weights of another seed."""
+        self.head.load_state_dict(self._made_head(seed).state_dict())
+
+    def _made_head(self, seed: int) -> nn.Module:
+        head = self.kind.head(self.features, self.names, seed)
+        return head if self.criterion is None else self.criterion.head(head)
 
     def evaluate(self, outputs: Tensor, targets: Tensor) -> dict[str, dict[str, float]]:
         """Metrics by task, primary first; NaN where undefined."""
@@ -70,7 +89,7 @@ class TaskGroup(nn.Module):
 
     def confusions(self, outputs: Tensor, targets: Tensor) -> dict[str, list[list[int]]]:
         """Confusion matrix of each task, rows true and columns predicted; empty for kinds without classes."""
-        predicted = self.kind.decide(outputs)
+        predicted = self.kind.decide(outputs, [task.spec for task in self.tasks])
         if predicted is None:
             return {}
         matrices = confusion(predicted, targets.transpose(0, 1), len(self.tasks[0].spec.classes)).tolist()

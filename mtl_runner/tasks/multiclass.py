@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from mtl_runner import metrics
 from mtl_runner.batch import TargetSpec
-from mtl_runner.tasks.base import Task, named_classes
+from mtl_runner.tasks.base import Task, calibrated, named_classes, shifted
 
 
 class Multiclass(Task):
@@ -24,12 +24,12 @@ class Multiclass(Task):
         return F.cross_entropy(outputs.movedim(-1, 1), targets, reduction="none")
 
     def evaluate(self, outputs: Tensor, targets: Tensor, specs: Sequence[TargetSpec]) -> dict[str, Tensor]:
-        return metrics.multiclass(outputs, targets)
+        return metrics.multiclass(calibrated(outputs, specs), targets, shifted(outputs, specs))
 
-    def decide(self, outputs: Tensor) -> Tensor:
-        return outputs.argmax(-1)
+    def decide(self, outputs: Tensor, specs: Sequence[TargetSpec]) -> Tensor:
+        return shifted(outputs, specs).argmax(-1)
 
     def predictions(self, outputs: Tensor) -> dict[str, pa.Array]:
-        shares = outputs.softmax(-1).cpu().numpy()
-        columns = {self.name: named_classes(self.decide(outputs), self.spec.classes)}
+        shares = self.spec.decision.calibrated(outputs).softmax(-1).cpu().numpy()
+        columns = {self.name: named_classes(self.decide(outputs[None], [self.spec])[0], self.spec.classes)}
         return columns | {f"{self.name}_probability_{name}": pa.array(shares[:, i]) for i, name in enumerate(self.spec.classes)}

@@ -19,6 +19,8 @@ MARK = "step"
 _NAME_LENGTH, _VALUE_LENGTH = 250, 500
 _IN_FEW_WORDS = 24
 """Characters of an override that fits in a run's name: a seed, a learning rate, no path and no list of tasks."""
+_MOST_CLASSES = 20
+"""Classes of a task up to which the recall of each is a metric of its own."""
 _IN_NAME = ("dataset", "encoder", "sharing", "weighting", "imbalance")
 
 
@@ -111,20 +113,22 @@ class Record:
                 return
 
     def test_points(self) -> list[Point]:
-        """The test metrics, at the epoch and time of the last line."""
+        """The test metrics, at the epoch and time of the last line; also as they were before decisions were adjusted."""
         path = self.folder / "test_metrics.json"
         if not path.exists():
             return []
         test, last = _json(path), next(reversed(list(self.lines())), {"time": 0.0, "epoch": 0})
-        values = {f"test/{task}/{name}": value for task, metrics in test["tasks"].items() for name, value in metrics.items()}
+        values = _of_tasks("test", test["tasks"]) | _of_tasks("test_unadjusted", test.get("unadjusted", {}))
+        recall = {task: classes for task, classes in test.get("recall", {}).items() if len(classes) <= _MOST_CLASSES}
+        values |= {f"test/{task}/recall/{name}": value for task, classes in recall.items() for name, value in classes.items()}
         means = test.get("average", {}).items()
         values |= {"test/average" if name == "primary" else f"test/average/{name}": value for name, value in means}
         return [point for point in _points(values, last) if point.value is not None]
 
     def artifacts(self) -> list[tuple[Path, str | None]]:
         """Each file to keep and its folder in MLflow, the largest last; no link that leads out of the run folder."""
-        names = ("config.yaml", "status.json", "data.json", "test_metrics.json", "gradients.json", "metrics.jsonl")
-        files = [self.folder / name for name in names]
+        results = ("test_metrics.json", "curves.json", "gradients.json", "metrics.jsonl")
+        files = [self.folder / name for name in ("config.yaml", "status.json", "data.json", "labels.csv", *results)]
         files += sorted((self.folder / "figures").glob("*.png")) + sorted((self.folder / "sharing").glob("*.csv"))
         files += sorted(path for path in (self.folder / "model").rglob("*") if path.is_file())
         files += [self.folder / "checkpoints" / "best.pt"]
@@ -150,6 +154,10 @@ def safe(name: str) -> str:
     """``name`` as MLflow allows it; a changed name gets four hexadecimal digits, so that two names stay two."""
     kept = "/".join(part if part.strip(".") else "_" for part in re.sub(r"[^\w.\- :/]", "_", name).split("/"))[: _NAME_LENGTH - 5]
     return kept if kept == name else f"{kept}_{crc32(name.encode()) & 0xFFFF:04x}"
+
+
+def _of_tasks(part: str, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {f"{part}/{task}/{name}": value for task, row in metrics.items() for name, value in row.items()}
 
 
 def _points(values: Mapping[str, Any], line: Line) -> list[Point]:

@@ -1,6 +1,7 @@
 """What is printed can be read: on a terminal of 80 columns, in a file, and whatever the names are."""
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from mtl_runner.batch import TargetSpec
-from mtl_runner.console import Display, log, logging_to, print_results, print_tree, sizes_line
+from mtl_runner.console import HEADERS, Display, log, logging_to, print_results, print_tree, sizes_line
 from mtl_runner.evaluate import averages
 from mtl_runner.metrics import METRICS
 from mtl_runner.tasks import Task, make_tasks
@@ -74,7 +75,8 @@ def test_every_number_and_name_is_there_in_80_columns(
             assert re.search(rf"\b{values[task.name][metric.name]:.4f}{mark}", out), (task.name, metric.name)
     words = set(re.findall(r"[\w\[\]()]+", out))
     assert {word for task in TASKS for word in task.name.split()} <= words
-    assert {word for kind in METRICS.values() for metric in kind for word in metric.name.split("_")} <= words
+    named = {HEADERS.get(metric.name, metric.name.replace("_", "\n")) for kind in METRICS.values() for metric in kind}
+    assert {word for name in named for word in name.split("\n")} <= words
     assert "(auxiliary)" in words
 
 
@@ -90,14 +92,45 @@ def test_a_name_longer_than_the_terminal_is_folded_and_the_numbers_stay(
     assert all(f"{value:.4f}" in out for value in values["x" * 100].values())
 
 
-def test_in_a_file_a_task_has_its_row_to_itself(no_terminal: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_in_a_file_a_task_has_a_row_to_itself_in_a_table_of_classes_and_one_of_probabilities(
+    no_terminal: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     show(TASKS, scores(TASKS))
     out = capsys.readouterr().out
     for task in TASKS:
         name = task.name if task.main else f"{task.name} (auxiliary)"
-        (row,) = [line for line in out.splitlines() if line.strip().startswith(f"{name} ")]
-        assert len(re.findall(r"\d\.\d{4}", row)) == len(task.metrics)
+        rows = [line for line in out.splitlines() if line.strip().startswith(f"{name} ")]
+        shown = [len(re.findall(r"\d\.\d{4}", row)) for row in rows]
+        assert sorted(shown) == sorted(Counter(metric.of for metric in task.metrics).values())
     assert "\x1b" not in out
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_tasks_with_names_of_some_length_need_one_table_each_in_100_columns(
+    terminal: Callable[[int], None], capsys: pytest.CaptureFixture[str], count: int
+) -> None:
+    terminal(100)
+    tasks = make_tasks({f"complication_{i}_in_3_days": TargetSpec("binary", classes=("0", "1")) for i in range(count)})
+    show(tasks, scores(tasks))
+    out = said(capsys)
+    assert len(re.findall("^test: (?!average)", out, re.MULTILINE)) == 2
+    assert len(re.findall(r"^ *complication_0_in_3_days ", out, re.MULTILINE)) == 2  # not folded
+
+
+def test_prevalence_stands_beside_average_precision_and_has_no_average_and_no_cell_where_it_makes_no_sense(
+    no_terminal: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = scores(TASKS)
+    show(TASKS, values)
+    assert "prevalence" not in averages(values, TASKS)
+    lines = capsys.readouterr().out.splitlines()
+    table = lines[next(i for i, line in enumerate(lines) if "ranking and probabilities" in line) :]
+    header = next(line for line in table if "prevalence" in line)
+    assert re.search(r"precision +prevalence +loss", header)
+    last = header.index("prevalence") + len("prevalence")
+    cells = {line.split()[0]: line[last - 7 : last].strip() for line in table[:12] if line.strip()}
+    assert cells["parity"] == f"{values['parity']['prevalence']:.4f}"
+    assert cells["digit"] == cells["average"] == ""
 
 
 def test_the_averages_are_those_of_the_main_tasks(no_terminal: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +139,9 @@ def test_the_averages_are_those_of_the_main_tasks(no_terminal: None, capsys: pyt
     out = capsys.readouterr().out
     primary = [values[task.name][task.primary.name] for task in TASKS if task.main]
     assert f"main tasks: {sum(primary) / len(primary):.4f}" in out
-    assert len(re.findall(r"^ *average ", out, re.MULTILINE)) == 1  # of the one table with two main tasks
+    assert len(re.findall(r"^ *average ", out, re.MULTILINE)) == 2  # of the two tables with several main tasks
+    for name in ("mcc", "brier"):
+        assert f"{sum(values[task.name][name] for task in TASKS[:3]) / 3:.4f}" in out
 
 
 def test_what_is_undefined_is_a_dash(no_terminal: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -211,7 +211,7 @@ def test_the_rows_drawn_depend_on_the_generator_alone() -> None:
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
-def test_for_several_tasks_a_row_appears_as_often_as_the_mean_of_their_ratios() -> None:
+def test_with_all_labels_kept_a_row_appears_as_often_as_the_mean_of_the_tasks_ratios() -> None:
     a = torch.cat([labels_of([8, 2]), torch.tensor([MISSING, MISSING])])
     b = torch.cat([labels_of([6, 3, 1], 3), torch.tensor([2, MISSING])]).long()
     split = split_of(a=a, b=b)
@@ -227,7 +227,7 @@ def test_for_several_tasks_a_row_appears_as_often_as_the_mean_of_their_ratios() 
     generator = draws()
     counts = torch.zeros(len(a))
     for _ in range(times):
-        drawn = torch.bincount(rows_of(Oversample()(split, specs, generator)), minlength=len(a))
+        drawn = torch.bincount(rows_of(Oversample(others="kept")(split, specs, generator)), minlength=len(a))
         assert (drawn >= expected.floor()).all() and (drawn <= expected.ceil()).all()
         counts += drawn
     torch.testing.assert_close(counts / times, expected, atol=5 * 0.5 / math.sqrt(times), rtol=0)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
+from imblearn.metrics import geometric_mean_score
 from sklearn import metrics as sk
 from torch import Tensor
 
@@ -38,7 +39,18 @@ def decisions(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
         "recall": sk.recall_score(truth, predicted, **macro),
         "f1": sk.f1_score(truth, predicted, **macro),
         "mcc": sk.matthews_corrcoef(truth, predicted),
+        "g_mean": geometric_mean_score(truth, predicted, labels=np.unique(truth), correction=0),
     }
+
+
+def calibration_error(confidence: np.ndarray, came_true: np.ndarray) -> float:
+    """By loops over 15 bins, each without its lower edge; 0 is in the first."""
+    total = 0.0
+    for b in range(15):
+        inside = (confidence > b / 15 + 1e-9) & (confidence <= (b + 1) / 15 + 1e-9) | (confidence <= 1e-9) & (b == 0)
+        if inside.any():
+            total += inside.mean() * abs(confidence[inside].mean() - came_true[inside].mean())
+    return total
 
 
 def ranking(positive: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
@@ -56,8 +68,11 @@ def binary_oracle(logits: Tensor, targets: Tensor) -> dict[str, float]:
     return {
         "roc_auc": roc_auc,
         "average_precision": average_precision,
+        "prevalence": truth.mean(),
         **decisions(truth, (logits > 0).numpy().astype(int)),
         "log_loss": sk.log_loss(truth, probability, labels=[0, 1]),
+        "brier": sk.brier_score_loss(truth, probability[:, 1], pos_label=1),
+        "calibration_error": calibration_error(probability[:, 1], truth),
     }
 
 
@@ -69,6 +84,8 @@ def multiclass_oracle(logits: Tensor, targets: Tensor) -> dict[str, float]:
     values = {
         **decisions(truth, logits[kept].argmax(-1).numpy()),
         "log_loss": sk.log_loss(truth, probability, labels=list(classes)),
+        "brier": sum(sk.brier_score_loss(truth == c, probability[:, c], pos_label=True) for c in classes),
+        "calibration_error": calibration_error(probability.max(1), truth == logits[kept].argmax(-1).numpy()),
     }
     each = [ranking(truth == c, probability[:, c]) for c in classes]
     values["roc_auc"], values["average_precision"] = (float(np.mean(column)) for column in zip(*each, strict=True))
@@ -314,6 +331,9 @@ def test_of_a_perfect_and_a_reversed_model_the_perfect_one_is_better_in_every_or
     function, _ = random_call(kind, 0)
     perfect, reversed_ = function(good, targets), function(-good, targets)
     for metric in METRICS[kind]:
+        if metric.higher_is_better is None:
+            assert perfect[metric.name] == reversed_[metric.name] == 0.5, "a figure of the data"
+            continue
         better = perfect[metric.name] > reversed_[metric.name]
         assert bool(better) == metric.higher_is_better, metric
         assert (perfect[metric.name] == 1) == metric.higher_is_better
@@ -343,3 +363,67 @@ def test_confusion_equals_scikit_learn(seed: int) -> None:
         np.testing.assert_array_equal(matrix, expected)
     floats = targets.float().masked_fill(targets == -100, math.nan)
     assert torch.equal(confusion(predicted, floats, classes), found)
+
+
+# ---- decisions apart from probabilities ---------------------------------------------------------------------------
+
+OF_CLASSES = {metric.name for metric in METRICS["binary"] if metric.of == "classes"}
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass"])
+@pytest.mark.parametrize("seed", range(8))
+def test_shifted_logits_decide_the_classes_and_probabilities_are_of_the_others(kind: str, seed: int) -> None:
+    function, (logits, targets) = random_call(kind, seed)
+    draws = torch.Generator().manual_seed(seed)
+    decided = logits + torch.randn(logits.shape, generator=draws)
+    found, plain, moved = function(logits, targets, decided), function(logits, targets), function(decided, targets)
+    assert_same({n: x for n, x in found.items() if n in OF_CLASSES}, {n: x for n, x in moved.items() if n in OF_CLASSES})
+    others = [name for name in found if name not in OF_CLASSES]
+    assert_same({n: found[n] for n in others}, {n: plain[n] for n in others})
+    assert {"roc_auc", "average_precision", "log_loss", "brier", "calibration_error"} <= {*others}
+    assert_same(function(logits, targets, logits), plain)
+
+
+def test_the_calibration_error_of_a_binary_task_is_of_the_positive_class_and_of_several_classes_of_the_top_one() -> None:
+    """Ten examples of p = 0.2 of which three are positive: 0.1; as two classes, of 0.8 seven come true."""
+    logits, targets = torch.full((1, 10), math.log(0.2 / 0.8)), torch.tensor([[1.0] * 3 + [0.0] * 7])
+    assert binary(logits, targets)["calibration_error"].item() == pytest.approx(0.1, abs=1e-6)
+    two = torch.stack([torch.zeros_like(logits), logits], -1)
+    assert multiclass(two, targets.long())["calibration_error"].item() == pytest.approx(0.1, abs=1e-6)
+    # one bin of positives at 0.9 and one of negatives at 0.1: 0.1 in each, where the top label is sure by 0.9 and always right
+    sure = torch.tensor([[math.log(9.0)] * 5 + [-math.log(9.0)] * 5])
+    assert binary(sure, (sure > 0).float())["calibration_error"].item() == pytest.approx(0.1, abs=1e-6)
+    # two sorts of errors that cancel in the top label's bin, and not in those of the positive class
+    targets = torch.tensor([[1.0] * 5 + [0.0] * 3 + [1.0] * 2])
+    assert binary(sure, targets)["calibration_error"].item() == pytest.approx((0.1 + 0.3) / 2, abs=1e-6)
+    two = torch.stack([torch.zeros_like(sure), sure], -1)
+    assert multiclass(two, targets.long())["calibration_error"].item() == pytest.approx(0.1, abs=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5, 6, 7, 15])
+def test_a_confidence_on_an_edge_of_two_bins_is_in_the_lower_one_whatever_rounding_made_of_it(classes: int) -> None:
+    edge = 1 / 15 * round(15 / classes)
+    below, above = (torch.tensor([[math.log(p / (1 - p))] * 2], dtype=torch.float64) for p in (edge - 1e-12, edge + 1e-12))
+    lower = torch.full((1, 2), math.log((edge - 0.03) / (1.03 - edge)), dtype=torch.float64)
+    targets = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
+    values = [binary(torch.cat([x, lower], 1), targets)["calibration_error"].item() for x in (below, above)]
+    assert values[0] == pytest.approx(values[1], abs=1e-9)
+    assert values[0] == pytest.approx(abs(edge - 0.015 - 0.5), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_numbering_of_the_classes_does_not_matter(seed: int) -> None:
+    logits, targets = multiclass_case(seed)
+    logits = logits + 0.01 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(seed))  # no ties
+    order = torch.randperm(logits.shape[-1], generator=torch.Generator().manual_seed(seed))
+    renumbered = torch.where(targets < 0, targets, order.argsort()[targets.clamp(min=0)])
+    assert_same(multiclass(logits[..., order], renumbered), multiclass(logits, targets))
+
+
+def test_two_classes_are_a_binary_task_but_for_averages_over_both_and_the_scale_of_brier() -> None:
+    logits, targets = binary_case(11)
+    two = multiclass(torch.stack([torch.zeros_like(logits), logits], -1), targets.nan_to_num(-100).long())
+    one = binary(logits, targets)
+    for name in (*OF_CLASSES, "log_loss"):
+        torch.testing.assert_close(two[name], one[name], equal_nan=True, rtol=0, atol=1e-9)
+    torch.testing.assert_close(two["brier"], 2 * one["brier"], equal_nan=True)

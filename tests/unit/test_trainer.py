@@ -15,9 +15,10 @@ from mtl_runner.batch import MISSING, Batch, Data
 from mtl_runner.encoders.base import FeatureSpec
 from mtl_runner.errors import UserError
 from mtl_runner.learner import Stopping
+from mtl_runner.plan import planned_epochs
 from mtl_runner.tasks import make_tasks
 from mtl_runner.tasks.group import TaskGroup, masked, pack
-from mtl_runner.trainer import Trainer, planned_epochs
+from mtl_runner.trainer import Trainer
 from mtl_runner.training import Training
 
 Config = Callable[..., DictConfig]

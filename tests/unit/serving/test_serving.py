@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from handmade import kind_of
 from omegaconf import OmegaConf
 
 from mtl_runner import build
+from mtl_runner.batch import Decision
 from mtl_runner.datasets.digits import Digits
 from mtl_runner.datasets.preparation import Preparation
 from mtl_runner.datasets.table import Table
@@ -78,6 +80,10 @@ def test_the_exported_program_is_the_model(digits: Any, sharing: str, encoder: s
             torch.testing.assert_close(outputs[task], value)
 
 
+DECIDED_FROM = 0.25
+"""Shift of a task's decision, above 0: from lower probabilities on."""
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MultiTaskModel]:
     """A packaged run on a table with every kind of input and task."""
@@ -97,7 +103,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MultiTaskModel]
     frame.to_csv(folder / "data.csv", index=False)
     tasks = {"churn": {"type": "binary", "positive": "yes"}, "grade": {"type": "multiclass"}, "spend": {"type": "regression"}}
     data = Table(str(folder / "data.csv"), tasks, categorical=["code"]).load()
-    RunFolder(folder).write_data(data)
+    churn = replace(data.targets["churn"], decision=Decision(2.0, (DECIDED_FROM,)))
+    RunFolder(folder).write_data(replace(data, targets={**data.targets, "churn": churn}))
     model = make_model(data)
     package(folder, model)
     return folder, model
@@ -146,6 +153,15 @@ def test_answers_are_the_networks(run: tuple[Path, MultiTaskModel], served: Any,
         answer, expected(run, {name: pa.array(values) for name, values in rows.items()}), check_dtype=False
     )
     assert list(answer) == ["churn", "churn_probability", "grade", *(f"grade_probability_{name}" for name in "abc"), "spend"]
+
+
+def test_classes_are_decided_as_the_run_has_chosen(run: tuple[Path, MultiTaskModel], served: Any) -> None:
+    frame = pd.DataFrame({"age": np.linspace(0, 90, 40), "rooms": 3, "town": "Oslo", "code": 20})
+    answer = served.predict(frame)
+    share = answer["churn_probability"].astype(float)
+    odds = np.log(share / (1 - share))
+    assert answer["churn"].tolist() == ["yes" if value + DECIDED_FROM > 0 else "no" for value in odds]
+    assert (answer["churn"] == "yes").sum() > 0 and ((answer["churn"] == "yes") != (share > 0.5)).any()
 
 
 def test_values_of_several_types_in_a_column(run: tuple[Path, MultiTaskModel], served: Any) -> None:

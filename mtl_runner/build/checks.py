@@ -1,0 +1,62 @@
+"""What can be seen to be impossible before any data is read."""
+
+import torch
+from omegaconf import DictConfig
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from mtl_runner.build.optimizing import make_optimizer
+from mtl_runner.build.strategies import one_per_place, other_fields
+from mtl_runner.build.words import Node, nothing_shared, of_gradients, option
+from mtl_runner.config import plug
+from mtl_runner.config.schema import plain
+from mtl_runner.errors import UserError, choices
+from mtl_runner.sharing.base import Sharing
+
+ONE_ROW = "trainer.batch_size=1: batch normalisation needs two rows; take a larger batch, or an encoder without it"
+
+
+def check_combination(config: DictConfig | Node) -> None:
+    """What can be seen to be impossible before any data is read; ``config`` has passed ``config.check``.
+
+    Raises:
+        UserError: the first impossible combination.
+    """
+    config = plain(config)
+    allowed = config["allow_modules"]
+    strategies = {name: plug(node, "imbalance", allowed) for name, node in (config["imbalance"] or {}).items() if node}
+    one_per_place({name: strategy.func.place for name, strategy in strategies.items()})  # type: ignore[attr-defined]
+    fields = plug(config["dataset"], "dataset", allowed).func.provides  # type: ignore[attr-defined]
+    for name, strategy in strategies.items():
+        if (works_on := strategy.func.needs) and fields and not works_on & fields:  # type: ignore[attr-defined]
+            raise UserError(other_fields(name, works_on, fields, f"dataset={option(config['dataset'])} has"))
+    trainer = config["trainer"]
+    if trainer["epochs"] is None and trainer["steps"] is None:
+        raise UserError("trainer.epochs and trainer.steps are both null: one of them has to be a number")
+    if trainer["batch_size"] == 1 and config["encoder"].get("norm") == "batch":
+        raise UserError(ONE_ROW)
+    _check_optimizer(config)
+    sharing: type[Sharing] = plug(config["sharing"], "sharing", allowed).func  # type: ignore[assignment]
+    if of_gradients(config) and not sharing.has_shared and not sharing.independent:
+        raise UserError(nothing_shared(config, f"sharing={option(config['sharing'])} has none"))
+    needs = plug(config["encoder"], "encoder", allowed).func.needs  # type: ignore[attr-defined]
+    provides = plug(config["dataset"], "dataset", allowed).func.provides  # type: ignore[attr-defined]
+    if needs and provides and not set(needs) & set(provides):
+        chosen = (
+            f"encoder={option(config['encoder'])} reads {' or '.join(needs)}, "
+            f"dataset={option(config['dataset'])} has {choices(sorted(provides))}"
+        )
+        raise UserError(f"{chosen}; encoder=mlp reads any fields")
+
+
+def _check_optimizer(config: Node) -> None:
+    """Try both on one parameter: they look at their values when they are made, a schedule at some only when it steps."""
+    try:
+        optimizer, scheduler = make_optimizer(config, [{"params": [torch.nn.Parameter(torch.zeros(1))]}], epochs=2)
+        optimizer.step()
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(0.0)
+        elif scheduler is not None:
+            scheduler.step()
+    except (ValueError, TypeError, ArithmeticError) as error:
+        made = [str(config[group]["_target_"]).rpartition(".")[2] for group in ("optimizer", "scheduler") if config[group]]
+        raise UserError(f"{' with '.join(made)} cannot be made of these values: {error}") from error

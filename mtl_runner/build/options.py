@@ -1,0 +1,31 @@
+"""Typed options and the device."""
+
+import torch
+
+from mtl_runner.build.words import Node
+from mtl_runner.config import TrainerConfig
+from mtl_runner.config.schema import EarlyStopping
+from mtl_runner.errors import UserError
+
+
+def trainer_options(node: Node) -> TrainerConfig:
+    """The checked ``trainer`` node, typed."""
+    return TrainerConfig(**{**node, "early_stopping": EarlyStopping(**node["early_stopping"])})
+
+
+def make_device(name: str) -> torch.device:
+    """The device: ``auto`` takes CUDA, then Apple's, then the CPU.
+
+    Raises:
+        UserError: it is not there, or there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"trainer.device={name}: {str(error).splitlines()[0]}; allowed are auto, cpu, cuda, cuda:N, mps"
+        ) from error
+    return device
