@@ -57,8 +57,8 @@ def _check_second(phase: SecondPhase, config: Node, data: Data, model: MultiTask
     served = phase.serves(data.targets)
     if model.sharing.outputs_feed and (left := [name for name in data.targets if name not in served]):
         raise UserError(
-            f"sharing={option(config['sharing'])}: heads read other tasks' outputs, and those of {', '.join(left)} stay as they are "
-            "while others are trained once more; take sharing.through=features, or another imbalance strategy"
+            f"sharing={option(config['sharing'])}: heads read other tasks' outputs, and those of {', '.join(left)} stay as they "
+            "are while others are trained once more; take sharing.through=features, or another imbalance strategy"
         )
 
 
