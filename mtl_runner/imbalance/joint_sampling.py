@@ -45,6 +45,10 @@ class JointSampling(Resampler):
     At 1, rows that are common in every task make room for it instead: they would hardly be seen. ``least`` sees to it that a row
     that is common in all tasks is not dropped: it still comes about once in ten epochs, or in 10 C for C classes.
 
+    Many tasks that are each rare among other rows cannot be balanced together: the mass goes to the few rows that are rare in
+    several, and what is learned of all others suffers (``experiments/imbalance``, twelve tasks). A smaller ``strength`` stays
+    nearer to the data, and ``class_weights`` or ``oversample`` treat each task for itself.
+
     Rows without a label of a task count for its shares neither way. The problem is convex where every row is labelled for every
     task, and is solved exactly, by Newton's method for its dual on the distinct combinations of labels. Else p_tc is a ratio;
     it is linearised at the last weights until these stay, which gives a local minimum.

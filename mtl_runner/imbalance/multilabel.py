@@ -48,11 +48,6 @@ def mean_ir(ratios: Array) -> float:
     return float(finite.mean()) if finite.size else 1.0
 
 
-def cvir(ratios: Array) -> float:
-    """CVIR, the coefficient of variation of IRLbl: its standard deviation (L - 1 in the denominator) over MeanIR."""
-    return float(ratios.std(ddof=1)) / mean_ir(ratios) if len(ratios) > 1 else 0.0
-
-
 def scumble(labels: Labels) -> Array:
     """SCUMBLE of each row [N]: 1 - geometric mean / mean of IRLbl over the k labels that it has, Atkinson's index; 0 for k = 0.
 
