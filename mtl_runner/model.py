@@ -93,15 +93,16 @@ class MultiTaskModel(nn.Module):
         """The outputs of a group; ``outputs`` are those of the groups before it."""
         group = self.task_groups[key]
         if self.routed:
-            features = self.sharing.route(group.names, features, self._by_task(outputs))
+            features = self.sharing.route(group.names, features, self.by_task(outputs))
         return group(features)  # type: ignore[no-any-return]
 
-    def _by_task(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def by_task(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs [N, …] of each task, from those of each group."""
         return {name: values[i] for key, values in outputs.items() for i, name in enumerate(self.task_groups[key].names)}
 
     def forward(self, inputs: Mapping[str, Fields]) -> dict[str, Tensor]:
         """Outputs [N, …] of each task: logits, or standardised values."""
-        return self._by_task(self.outputs(inputs))
+        return self.by_task(self.outputs(inputs))
 
     def networks(self) -> list[Network]:
         """One where tasks are coupled; one per task where nothing is shared."""

@@ -44,10 +44,7 @@ class Trained:
 
     def predictions(self, rows: pa.RecordBatch | pa.Table) -> dict[str, pa.Array]:
         """What a user reads, by column name, for raw rows."""
-        outputs = self.outputs(rows)
-        groups = self.model.task_groups
-        by_task = {name: outputs[key][i] for key, group in groups.items() for i, name in enumerate(group.names)}
-        return columns(by_task, self.targets)
+        return columns(self.model.by_task(self.outputs(rows)), self.targets)
 
 
 def load(run: str | Path, device: str = "auto", allowed: Sequence[str] = ()) -> Trained:

@@ -19,7 +19,7 @@ from mtl_runner.config.schema import plain
 from mtl_runner.console import Display, log, logging_to, print_results, print_tree, sizes_line
 from mtl_runner.curves import curves, recall_by_class
 from mtl_runner.errors import UserError
-from mtl_runner.evaluate import Metrics, averages, confusions, measure, predict
+from mtl_runner.evaluate import Metrics, Report, averages, confusions, measure, predict
 from mtl_runner.folder import RunFolder, now, write_text
 from mtl_runner.imbalance.base import Adjuster
 from mtl_runner.model import MultiTaskModel
@@ -149,33 +149,48 @@ def _train(node: Node, folder: RunFolder, parts: Parts) -> float:
 
 def _finish(folder: RunFolder, parts: Parts) -> float:
     """Best weights, validation average, the one look at the test part, and the files that come of it."""
-    model, training, data = parts.model, parts.training, parts.data
-    tasks = model.tasks
+    model, training = parts.model, parts.training
     training.restore_best()
     for trainer in training.all_trainers:
         log.info(_kept(trainer))
     checkpoint.save(model.state_dict(), folder.best)
     weights = {name: value.contiguous() for name, value in model.state_dict().items() if not name.endswith("_extra_state")}
     save_file(weights, folder.path / "weights.safetensors")
-    test = pack(data.splits["test"].to(training.device), model.task_groups)
+    report, means, validation = _tested(folder, parts)
+    if (gradients := training.gradients()) is not None:
+        folder.write_json("gradients.json", gradients)
+    for name, table in model.sharing.tables().items():
+        folder.write_table(
+            f"sharing/{figures.file_name(name)}.csv", table.title, table.rows, table.columns, table.values.tolist()
+        )
+    figures.draw(folder.path)
+    _say_undefined(report.undefined(), parts.data, "test")
+    print_results(report.metrics, means, model.tasks, "test")
+    if parts.tracker.keeps_model:
+        serving.package(folder.path, model)
+    log.info("run folder: %s", folder.path)
+    return float("nan") if validation is None else validation
+
+
+def _tested(folder: RunFolder, parts: Parts) -> tuple[Report, dict[str, float], float | None]:
+    """Metrics of the test part and their averages, written down, and the validation average: with the decisions chosen here."""
+    model, training, tasks = parts.model, parts.training, parts.model.tasks
+    test = pack(parts.data.splits["test"].to(training.device), model.task_groups)
     outputs = predict(model, test, training.plan.eval_batch_size)
-    unadjusted = {name: row for name, row in measure(model, outputs, test).metrics.items() if name in parts.adjusters}
+    unadjusted: Metrics = {}
     if parts.adjusters:
+        unadjusted = {name: row for name, row in measure(model, outputs, test).metrics.items() if name in parts.adjusters}
         training.adjust(parts.adjusters)
-    data = replace(data, targets={task.name: task.spec for task in tasks})
-    folder.write_data(data)
-    validation = training.average()
-    report = measure(model, outputs, test)
+    specs = {task.name: task.spec for task in tasks}
+    folder.write_data(replace(parts.data, targets=specs))
+    report, validation = measure(model, outputs, test), training.average()
     means = averages(report.metrics, tasks)
     matrices = {
-        name: {"classes": list(data.targets[name].classes), "matrix": matrix}
+        name: {"classes": list(specs[name].classes), "matrix": matrix}
         for name, matrix in confusions(model, outputs, test).items()
     }
     folder.write_json("confusion.json", matrices)
-    by_task = {
-        name: output for key, values in outputs.items() for name, output in zip(model.task_groups[key].names, values, strict=True)
-    }
-    folder.write_json("curves.json", curves(by_task, data.splits["test"].targets, data.targets))
+    folder.write_json("curves.json", curves(model.by_task(outputs), parts.data.splits["test"].targets, specs))
     folder.write_json(
         "test_metrics.json",
         {
@@ -189,19 +204,7 @@ def _finish(folder: RunFolder, parts: Parts) -> float:
             "best_epoch": {_whose(trainer): trainer.learner.stopping.best_epoch for trainer in training.all_trainers},
         },
     )
-    if (gradients := training.gradients()) is not None:
-        folder.write_json("gradients.json", gradients)
-    for name, table in model.sharing.tables().items():
-        folder.write_table(
-            f"sharing/{figures.file_name(name)}.csv", table.title, table.rows, table.columns, table.values.tolist()
-        )
-    figures.draw(folder.path)
-    _say_undefined(report.undefined(), data, "test")
-    print_results(report.metrics, means, tasks, "test")
-    if parts.tracker.keeps_model:
-        serving.package(folder.path, model)
-    log.info("run folder: %s", folder.path)
-    return float("nan") if validation is None else validation
+    return report, means, validation
 
 
 def _show_labels(folder: RunFolder, data: Data) -> None:
