@@ -47,7 +47,9 @@ def looks_at_gradients(option: str) -> bool:
 
 EVERY = [f"{group}={option}" for group in (*GROUPS, "trainer") for option in options(group)]
 RUNNING = [
-    pytest.param(option, marks=pytest.mark.slow) if option in SLOW else option for option in EVERY if option not in REFUSED
+    pytest.param(option, marks=pytest.mark.slow) if option in SLOW or option.startswith("weighting=") else option
+    for option in EVERY
+    if option not in REFUSED
 ]
 
 
@@ -95,7 +97,9 @@ WITH_ALL = ("hard", "cross_stitch", "ple", "adapters", "ltb")
 @pytest.mark.parametrize(
     ("sharing", "weighting"),
     [
-        pytest.param(sharing, weighting, marks=[] if sharing == "hard" or weighting in ONE_OF_EACH_KIND else pytest.mark.slow)
+        pytest.param(
+            sharing, weighting, marks=[] if sharing == "hard" or weighting in ("uncertainty", "mgda") else pytest.mark.slow
+        )
         for sharing, weighting in product(options("sharing"), options("weighting"))
         if sharing in WITH_ALL or weighting in ONE_OF_EACH_KIND
     ],
