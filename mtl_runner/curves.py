@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtl_runner.batch import TargetSpec, labelled
+from mtl_runner.metrics import CALIBRATION_BINS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-_BINS, _POINTS, _CLASSES = 15, 200, 10
-"""Intervals of probability, points of a curve at most, and classes with a curve of their own: the rarest ones."""
+_POINTS, _CLASSES = 200, 10
+"""Points of a curve at most, and classes with a curve of their own: the rarest ones."""
 
 
 def curves(
@@ -90,9 +91,11 @@ def _curves(logits: Tensor, labels: Ints, spec: TargetSpec) -> dict[str, Any]:
 
 
 def _reliability(scores: Floats, right: Bools) -> dict[str, Any]:
-    interval = np.ceil(scores * _BINS - 1e-9).clip(1, _BINS).astype(np.int64) - 1  # an edge is of the interval below it
-    counts = np.bincount(interval, minlength=_BINS)
-    predicted, observed = (np.bincount(interval, values, _BINS) / np.maximum(counts, 1) for values in (scores, right))
+    interval = (
+        np.ceil(scores * CALIBRATION_BINS - 1e-9).clip(1, CALIBRATION_BINS).astype(np.int64) - 1
+    )  # an edge is of the interval below it
+    counts = np.bincount(interval, minlength=CALIBRATION_BINS)
+    predicted, observed = (np.bincount(interval, values, CALIBRATION_BINS) / np.maximum(counts, 1) for values in (scores, right))
     return {
         "predicted": _rounded(predicted, counts),
         "observed": _rounded(observed, counts),

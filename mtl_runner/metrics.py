@@ -48,7 +48,8 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
 """By target kind, the primary metric first; the functions below return theirs in this order."""
 
 _EPS = torch.finfo(torch.float64).eps
-_BINS = 15
+CALIBRATION_BINS = 15
+"""Intervals of probability of the calibration error and of reliability curves."""
 _RANKED_AT_ONCE = 2**18
 """Scores that are sorted together: their temporaries stay in the cache, and memory stays bounded with many classes."""
 
@@ -256,8 +257,8 @@ def _calibration_error(confidence: Tensor, error: Tensor, mask: Tensor) -> Tenso
         error: confidence - 1 where it came true, confidence where not.
         mask: which examples count.
     """
-    bins = (confidence * _BINS - 1e-9).nan_to_num_().ceil_().clamp_(1, _BINS).long() - 1
-    sums = error.new_zeros(len(error), _BINS).scatter_add_(1, bins, error.masked_fill(~mask, 0))
+    bins = (confidence * CALIBRATION_BINS - 1e-9).nan_to_num_().ceil_().clamp_(1, CALIBRATION_BINS).long() - 1
+    sums = error.new_zeros(len(error), CALIBRATION_BINS).scatter_add_(1, bins, error.masked_fill(~mask, 0))
     return sums.abs().sum(-1) / mask.sum(-1)
 
 

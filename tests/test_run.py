@@ -232,3 +232,20 @@ def test_a_resumed_run_keeps_the_primary_metric_that_it_began_with(train: Train)
     (folder / "data.json").write_text(json.dumps(known))
     run.resume(folder, epochs=3)
     assert set(read(folder, "test_metrics.json")["primary"].values()) == {"roc_auc"}
+
+
+@pytest.mark.usefixtures("plainly")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("imbalance=oversample",), "note: 363 training rows become 1,097 an epoch\n"),
+        (("imbalance=oversample", "sharing=none"), "an epoch, those of 3 networks together\n"),
+        (("imbalance=remedial", "dataset.only=[parity]"), "note: resampling finds nothing to change in the training rows\n"),
+        (("imbalance=joint_sampling",), None),
+        (("imbalance=balanced_batches",), None),
+        (("imbalance=none",), None),
+    ],
+)
+def test_what_becomes_of_the_training_rows_is_said(options: tuple[str, ...], said: str | None, train: Train) -> None:
+    log = (train(*options, "dataset.long_tail=20", "trainer.epochs=1") / "run.log").read_text()
+    assert ("training rows" in log) == (said is not None) and (said or "") in log

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mtl_runner.batch import Split, TargetSpec, labelled
 from mtl_runner.imbalance.base import Sampler
-from mtl_runner.imbalance.rows import has_label, on, passes, plain_sizes
+from mtl_runner.imbalance.rows import has_label, labelled_on, on, passes, plain_sizes
 
 
 class BalancedBatches(Sampler):
@@ -45,7 +45,7 @@ class BalancedBatches(Sampler):
 
 def _order(split: Split, stream: str, targets: Mapping[str, TargetSpec], count: int, generator: torch.Generator) -> Tensor:
     """The rows at the ``count`` positions of an epoch."""
-    served = [name for name in targets if split.streams[name] == stream and labelled(split.targets[name]).any()]
+    served = labelled_on(split, stream, targets)
     if not served:
         return passes(torch.arange(split.size(stream)), count, generator)
     chosen = torch.stack([labelled(split.targets[name]) for name in served]).any(0)

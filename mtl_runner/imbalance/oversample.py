@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtl_runner.batch import Split, TargetSpec, labelled
 from mtl_runner.imbalance.base import Resampler, class_counts
-from mtl_runner.imbalance.rows import repeated
+from mtl_runner.imbalance.rows import labelled_on, repeated
 
 
 class Oversample(Resampler):
@@ -50,7 +50,7 @@ class Oversample(Resampler):
     def __call__(self, split: Split, targets: Mapping[str, TargetSpec], generator: torch.Generator) -> Split:
         out = split
         for stream in split.inputs:
-            served = [name for name in targets if split.streams[name] == stream and labelled(split.targets[name]).any()]
+            served = labelled_on(split, stream, targets)
             if self.others == "kept" and len(served) > 1:
                 times = torch.stack([self._times(split.targets[name], targets[name]) for name in served]).mean(0)
                 rows = {name: torch.arange(out.size(name)) for name in out.inputs}

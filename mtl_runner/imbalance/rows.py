@@ -4,7 +4,7 @@ An example that is there for the sake of one task need not count for the others:
 them. That is how several tasks on the same rows are balanced at once, each exactly.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import ceil
 
@@ -17,6 +17,11 @@ from mtl_runner.batch import MISSING, Fields, Split, labelled
 def on(split: Split, stream: str) -> list[str]:
     """The tasks that read a stream."""
     return [task for task, read in split.streams.items() if read == stream]
+
+
+def labelled_on(split: Split, stream: str, tasks: Iterable[str]) -> list[str]:
+    """Those of ``tasks`` that read a stream and have any label."""
+    return [task for task in tasks if split.streams[task] == stream and bool(labelled(split.targets[task]).any())]
 
 
 def repeated(split: Split, stream: str, further: Mapping[str, Tensor], alone: bool = True) -> Split:

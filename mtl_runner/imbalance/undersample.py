@@ -7,9 +7,9 @@ import torch
 from annotated_types import Gt, Le
 from torch import Tensor
 
-from mtl_runner.batch import Split, TargetSpec, labelled
+from mtl_runner.batch import Split, TargetSpec
 from mtl_runner.imbalance.base import Resampler, class_counts
-from mtl_runner.imbalance.rows import without
+from mtl_runner.imbalance.rows import labelled_on, without
 
 
 class Undersample(Resampler):
@@ -36,7 +36,7 @@ class Undersample(Resampler):
     def __call__(self, split: Split, targets: Mapping[str, TargetSpec], generator: torch.Generator) -> Split:
         out = split
         for stream in split.inputs:
-            served = [name for name in targets if split.streams[name] == stream and labelled(split.targets[name]).any()]
+            served = labelled_on(split, stream, targets)
             if served:
                 out = without(out, stream, {name: self._lost(split.targets[name], targets[name], generator) for name in served})
         return out
