@@ -27,6 +27,7 @@ from hydra import compose, initialize_config_dir
 from mtl_runner import predict, run
 from mtl_runner.config import config_dir
 from mtl_runner.datasets.reading import Reading, read
+from mtl_runner.folder import Origin
 
 HERE = Path(__file__).resolve().parent
 NUMBERS = ["age", "fnlwgt", "education-num", "capital-gain", "capital-loss", "hours-per-week"]
@@ -62,7 +63,7 @@ def train(folder: Path, data_dir: Path) -> pa.Table:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = compose("config", [*source, "trainer.epochs=1", "tracker=none", "trainer.device=cpu", "trainer.progress=false"])
     with contextlib.redirect_stdout(io.StringIO()):
-        run.run(config, folder, {}, [], None)
+        run.run(config, folder, Origin({}))
     path = folder / "adult.parquet"
     return (
         pyarrow.parquet.read_table(path) if path.exists() else typed(read(str(data_dir / "adult" / "adult.data.gz"), Reading()))

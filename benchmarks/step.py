@@ -28,6 +28,7 @@ from mtl_runner.batch import Batch, Data, TargetSpec
 from mtl_runner.config import config_dir
 from mtl_runner.datasets.base import Dataset
 from mtl_runner.datasets.preparation import Number, Preparation
+from mtl_runner.folder import Origin
 from mtl_runner.trainer import Trainer
 
 HERE = Path(__file__).resolve().parent
@@ -129,7 +130,7 @@ def _epochs(data: Data, tracker: str, number: int = 5) -> list[float]:
         chosen = config(
             f"tracker={tracker}", f"trainer.epochs={number + 1}", *([f"tracker.uri={uri}"] if tracker == "mlflow" else [])
         )
-        run.run(chosen, Path(folder), {}, [], None)
+        run.run(chosen, Path(folder), Origin({}))
     return [later - earlier for earlier, later in itertools.pairwise(moments)]
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,24 @@ from yaml import YAMLError
 from mtl_runner.batch import Data, Decision, StreamSpec, TargetSpec
 from mtl_runner.config import check
 from mtl_runner.errors import UserError
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run comes from; ``status.json`` has all of it."""
+
+    choices: Mapping[str, str]
+    """The option chosen for each group."""
+    overrides: Sequence[str] = ()
+    """As they were typed."""
+    sweep: str | None = None
+    """The folder of its sweep."""
+    study: str | None = None
+    """The name of its primary configuration, where that is not the project's own."""
+    job: str | None = None
+    """What identifies it: a hash of the resolved configuration without what changes no figure."""
+    tuned: Mapping[str, Any] | None = None
+    """The search that its configuration comes from: ``{"study": …, "trials": …}``."""
 
 
 class RunFolder:
@@ -80,6 +98,7 @@ class RunFolder:
                 "targets": {name: asdict(spec) for name, spec in data.targets.items()},
                 "preparation": data.preparation,
                 "fingerprint": data.fingerprint,
+                "rows": {part: {stream: split.size(stream) for stream in split.inputs} for part, split in data.splits.items()},
             },
         )
 
@@ -105,12 +124,18 @@ class RunFolder:
         known = self.read_json("data.json")
         return read_specs(known)
 
-    def append_metrics(self, epoch: int, step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
+    def append_metrics(self, epoch: int, step: int, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> dict[str, Any]:
         """Add a line to ``metrics.jsonl`` and return it."""
-        line = {"epoch": epoch, "step": step, "time": time.time(), "metrics": dict(metrics)}
+        line = {"epoch": epoch, "step": step, "time": time.time(), "seconds": dict(seconds), "metrics": dict(metrics)}
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
         return line
+
+    def train_seconds(self) -> float:
+        """What training has taken so far, steps and validation, also before an interruption."""
+        path = self.path / "metrics.jsonl"
+        lines = [line for _, line in _lines(path)] if path.exists() else []
+        return sum(sum(line.get("seconds", {}).values()) for line in lines)  # the first runs have none
 
     def cut_metrics(self, epoch: int) -> None:
         """Drop what a checkpoint does not know of: lines after ``epoch``, and a line that a kill left unfinished."""

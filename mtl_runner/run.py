@@ -1,10 +1,11 @@
 """One run: data, model, training, test; everything into its folder."""
 
 import os
+import socket
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from mtl_runner.console import Display, log, logging_to, print_results, print_tr
 from mtl_runner.curves import curves, recall_by_class
 from mtl_runner.errors import UserError
 from mtl_runner.evaluate import Metrics, Report, averages, confusions, measure, predict
-from mtl_runner.folder import RunFolder, now, write_text
+from mtl_runner.folder import Origin, RunFolder, now, write_text
 from mtl_runner.imbalance.base import Adjuster
 from mtl_runner.model import MultiTaskModel
 from mtl_runner.predictions import check_names
@@ -31,6 +32,12 @@ from mtl_runner.trainer import Trainer
 from mtl_runner.training import Training
 
 Node = dict[str, Any]
+Watch = Callable[[int, Mapping[str, float]], None]
+"""Told of each epoch's metrics once they are written down; it may raise ``Pruned``."""
+
+
+class Pruned(Exception):
+    """A search sees no promise in this run: it ends here, without a look at the test part."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +52,12 @@ class Parts:
     tracker: Tracker
 
 
-def run(config: DictConfig, path: Path, choices: Mapping[str, str], overrides: list[str], sweep: str | None) -> float:
+def run(config: DictConfig, path: Path, origin: Origin, watch: Watch | None = None) -> float:
     """Train what ``config`` describes, into the folder ``path``; returns the validation average of the restored weights.
 
     Raises:
         UserError: the configuration or the data cannot be used; nothing but the log is in the folder then.
+        Pruned: ``watch`` has ended it.
     """
     node = plain(config)
     folder = RunFolder(path)
@@ -61,11 +69,11 @@ def run(config: DictConfig, path: Path, choices: Mapping[str, str], overrides: l
         folder.write_data(parts.data)
         _show_labels(folder, parts.data)
         folder.status(
-            state="running", started=now(), ended=None, epoch=0, error=None, name=node["name"],
-            choices=dict(choices), overrides=overrides, sweep=sweep, commit=_commit(),
+            state="running", started=now(), ended=None, epoch=0, error=None, name=node["name"], **asdict(origin),
+            commit=_commit(), parameters=parts.model.sizes()["total"], **_process(),
         )  # fmt: skip
         checkpoint.save(parts.training.state_dict(), folder.last)
-        return _train(node, folder, parts)
+        return _train(node, folder, parts, watch)
 
 
 def resume(path: Path, epochs: int | None = None, steps: int | None = None, allowed: Sequence[str] = ()) -> float:
@@ -89,7 +97,7 @@ def resume(path: Path, epochs: int | None = None, steps: int | None = None, allo
         folder.cut_metrics(parts.training.number)
         _show_labels(folder, parts.data)
         write_text(path / "config.yaml", OmegaConf.to_yaml(node))
-        folder.status(state="running", ended=None, error=None, epoch=parts.training.number)
+        folder.status(state="running", ended=None, error=None, epoch=parts.training.number, **_process())
         log.info("resuming after epoch %d", parts.training.number)
         return _train(node, folder, parts)
 
@@ -130,20 +138,22 @@ def _with_metrics_of(data: Data, folder: RunFolder) -> Data:
     return replace(data, targets={name: replace(spec, metric=known[name].metric) for name, spec in data.targets.items()})
 
 
-def _train(node: Node, folder: RunFolder, parts: Parts) -> float:
+def _train(node: Node, folder: RunFolder, parts: Parts, watch: Watch | None = None) -> float:
     tracker, training = parts.tracker, parts.training
     tracker.start(folder.path)
     with _ending(folder, tracker):
         wanted = node["trainer"]["progress"]
         with Display(training.epochs, training.steps_per_epoch(), wanted) as display:
             for epoch in training.fit(display.step):
-                line = folder.append_metrics(epoch.number, epoch.step, epoch.metrics)
+                line = folder.append_metrics(epoch.number, epoch.step, epoch.metrics, epoch.seconds)
                 checkpoint.save(training.state_dict(), folder.last)
                 folder.status(epoch=epoch.number)
                 tracker.log_metrics(line)
                 display.epoch(epoch.number, epoch.metrics)
                 if epoch.number == 1:
                     _say_undefined(epoch.undefined, parts.data, "validation")
+                if watch is not None:
+                    watch(epoch.number, epoch.metrics)
         return _finish(folder, parts)
 
 
@@ -225,11 +235,14 @@ def _ending(folder: RunFolder, tracker: Tracker) -> Iterator[None]:
     except KeyboardInterrupt:
         state = "interrupted"
         raise
+    except Pruned:
+        state = "pruned"
+        raise
     except Exception as problem:
         error = f"{type(problem).__name__}: {problem}"
         raise
     finally:
-        folder.status(state=state, ended=now(), error=error)
+        folder.status(state=state, ended=now(), error=error, train_seconds=folder.train_seconds())
         tracker.finish(state)
 
 
@@ -296,6 +309,11 @@ def _enlarge(trainer: Node, epochs: int | None, steps: int | None) -> bool:
             )
         trainer[key] = value
     return trainer != before
+
+
+def _process() -> Node:
+    """Who trains: whether a run that says it is running still does so can be asked of the machine."""
+    return {"host": socket.gethostname(), "pid": os.getpid()}
 
 
 def _commit() -> str | None:

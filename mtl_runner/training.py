@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ class Epoch:
     metrics: Mapping[str, float]
     """Flat: ``train/<task>/loss``, ``validation/<task>/<metric>``, ``validation/average``, ``weight/<task>``,
     ``gradient/<task>/cosine``, ``lr`` …"""
+    seconds: Mapping[str, float]
+    """``steps`` and ``validation``: what they took."""
 
 
 @dataclass(frozen=True)
@@ -89,18 +92,20 @@ class Training:
         """Train until every network has used up its budget or has stopped early; yields after each epoch."""
         while running := self._next():
             metrics: dict[str, float] = {}
+            began = perf_counter()
             for trainer in running:
                 metrics |= trainer.epoch(each_step)
                 metrics[f"lr/{trainer.names[0]}" if self.model.sharing.independent else "lr"] = trainer.learner.learning_rate
             if skipped := sum(trainer.progress.skipped for trainer in self.trainers):
                 metrics["skipped_steps"] = float(skipped)
+            trained = perf_counter()
             report = self.validate()
             for trainer in running:
                 trainer.end_epoch(report)
             metrics |= self._flat(report)
-            yield Epoch(
-                self.number, self.step, report.undefined(), {name: value for name, value in metrics.items() if isfinite(value)}
-            )
+            finite = {name: value for name, value in metrics.items() if isfinite(value)}
+            seconds = {"steps": trained - began, "validation": perf_counter() - trained}
+            yield Epoch(self.number, self.step, report.undefined(), finite, seconds)
 
     def _next(self) -> list[Trainer]:
         """Those that train the next epoch."""

@@ -58,6 +58,7 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
 @pytest.fixture
 def train(make_config: Callable[..., DictConfig], tmp_path: Path) -> Callable[..., Path]:
     """``train("sharing=soft", …)``: runs it and returns its run folder."""
+    from mtl_runner.folder import Origin
     from mtl_runner.run import run
 
     count = 0
@@ -67,7 +68,7 @@ def train(make_config: Callable[..., DictConfig], tmp_path: Path) -> Callable[..
         count += 1
         folder = folder or tmp_path / f"run_{count}"
         folder.mkdir(parents=True, exist_ok=True)
-        run(make_config(*overrides), folder, choices or {}, list(overrides), None)
+        run(make_config(*overrides), folder, Origin(choices or {}, list(overrides)))
         return folder
 
     return run_it

@@ -93,9 +93,9 @@ def status(folder: Path) -> dict[str, Any]:
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl`` without their time."""
+    """The lines of ``metrics.jsonl`` without their time and what they took."""
     lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "time"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in ("time", "seconds")} for line in lines]
 
 
 def assert_same_end(resumed: Path, whole: Path) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from mtl_runner import run
 from mtl_runner.errors import UserError
+from mtl_runner.folder import Origin
 from mtl_runner.trainer import Trainer
 
 Train = Callable[..., Path]
@@ -70,7 +71,7 @@ def test_the_value_is_the_validation_average_of_the_best_weights(
     sharing: str, make_config: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
     config = make_config(f"sharing={sharing}", "optimizer.lr=0.03", "trainer.epochs=5", "dataset.tasks.parity.role=auxiliary")
-    value = run.run(config, tmp_path, {}, [], None)
+    value = run.run(config, tmp_path, Origin({}))
     lines = history(tmp_path)
     assert value == read(tmp_path, "test_metrics.json")["validation_average"]
     primary = {task: f"validation/{task}/{name}" for task, name in read(tmp_path, "test_metrics.json")["primary"].items()}
@@ -93,7 +94,7 @@ def _order(folder: Path) -> list[str]:
 def test_a_run_can_be_repeated_from_its_own_configuration(sharing: str, train: Train, tmp_path: Path) -> None:
     first = train(f"sharing={sharing}", "encoder.dropout=0.2", "imbalance=[oversample,focal]", "seed=3")
     torch.rand(7)  # what else was drawn in the process plays no part
-    run.run(OmegaConf.load(first / "config.yaml"), tmp_path, {}, [], None)
+    run.run(OmegaConf.load(first / "config.yaml"), tmp_path, Origin({}))
     assert history(first) == history(tmp_path)
     states = [checkpoint(folder, "last") for folder in (first, tmp_path)]
     assert same(*[{key: value for key, value in state.items() if key != "torch_rng"} for state in states])

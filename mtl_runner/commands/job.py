@@ -56,9 +56,10 @@ def say_how_to_go_on(folder: Path) -> None:
 def _train(config: DictConfig, hydra: Any, folder: Path, swept: bool) -> float:
     overrides = [str(override) for override in hydra.overrides.task]
     check(config, allowed_modules(overrides))
+    from mtl_runner.folder import Origin
     from mtl_runner.run import run
 
-    return run(config, folder, _choices(config, hydra), overrides, str(hydra.sweep.dir) if swept else None)
+    return run(config, folder, Origin(_choices(config, hydra), overrides, str(hydra.sweep.dir) if swept else None))
 
 
 def _choices(config: DictConfig, hydra: Any) -> dict[str, str]:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-State = Literal["running", "finished", "failed", "interrupted"]
-"""The state of a run, as in ``status.json``."""
+State = Literal["running", "finished", "failed", "interrupted", "killed", "pruned", "not_applicable"]
+"""The state of a run, as in ``status.json``: killed, when its process is gone without a word; pruned, when a search has seen
+enough; not applicable, when its data do not allow what was asked."""
 
 Line = Mapping[str, Any]
 """One line of ``metrics.jsonl``: ``epoch``, ``step``, ``time`` (Unix seconds) and ``metrics``, a number by name."""

@@ -99,6 +99,8 @@ class Record:
             "mlflow.source.git.commit": commit,
             "data_fingerprint": _json(data).get("fingerprint") if data.exists() else None,
             "sweep": "/".join(Path(sweep).parts[-2:]) if sweep else None,
+            "study": self.status.get("study"),
+            "job": self.status.get("job"),
             "mtl.folder": str(self.folder.absolute()),
         }
         return {safe(key): str(value) for key, value in tags.items() if value}
@@ -123,6 +125,7 @@ class Record:
         values |= {f"test/{task}/recall/{name}": value for task, classes in recall.items() for name, value in classes.items()}
         means = test.get("average", {}).items()
         values |= {"test/average" if name == "primary" else f"test/average/{name}": value for name, value in means}
+        values |= {f"cost/{name}": self.status.get(name) for name in ("train_seconds", "parameters")}
         return [point for point in _points(values, last) if point.value is not None]
 
     def artifacts(self) -> list[tuple[Path, str | None]]:

@@ -29,7 +29,10 @@ SETUP = 120.0
 """Seconds for what happens on this machine only: importing mlflow, creating a database (3 s when nothing else runs)."""
 _BYTES_A_SECOND = 1e6
 _POINTS, _PARAMS = 1000, 100
-_STATUS: Mapping[State, str] = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+_STATUS: Mapping[State, str] = {
+    "running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED",
+    "pruned": "KILLED", "not_applicable": "FAILED",
+}  # fmt: skip
 
 
 class Session:

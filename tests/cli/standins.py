@@ -1,11 +1,13 @@
 """Stand-ins that the tests of the command line share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+
+from mtl_runner.folder import Origin
 
 
 @dataclass
@@ -28,9 +30,8 @@ class Jobs:
     prepared: list[str] = field(default_factory=list)
     act: Callable[[dict[str, Any]], float] = lambda call: 0.5
 
-    def run(self, config: DictConfig, folder: Path, choices: dict[str, str], overrides: list[str], sweep: str | None) -> float:
-        resolved = OmegaConf.to_container(config, resolve=True)
-        self.calls.append({"config": resolved, "folder": folder, "choices": choices, "overrides": overrides, "sweep": sweep})
+    def run(self, config: DictConfig, folder: Path, origin: Origin) -> float:
+        self.calls.append({"config": OmegaConf.to_container(config, resolve=True), "folder": folder} | asdict(origin))
         return self.act(self.calls[-1])
 
     def prepare(self, experiment: str) -> None:

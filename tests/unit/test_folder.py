@@ -22,7 +22,7 @@ def lines(path: Path) -> list[int]:
 def with_epochs(path: Path, epochs: int) -> RunFolder:
     folder = RunFolder(path)
     for epoch in range(1, epochs + 1):
-        folder.append_metrics(epoch, epoch * 10, {"train/a/loss": 0.5})
+        folder.append_metrics(epoch, epoch * 10, {"train/a/loss": 0.5}, {})
     return folder
 
 
@@ -31,7 +31,7 @@ def test_metrics_are_cut_back_to_an_epoch(tmp_path: Path, epoch: int, left: list
     folder = with_epochs(tmp_path, 5)
     folder.cut_metrics(epoch)
     assert lines(tmp_path) == left
-    folder.append_metrics(6, 60, {})
+    folder.append_metrics(6, 60, {}, {})
     assert lines(tmp_path) == [*left, 6]
 
 
@@ -50,7 +50,7 @@ def test_a_last_line_that_only_lacks_its_end_does_not_swallow_the_next(tmp_path:
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text().rstrip("\n"))
     folder.cut_metrics(3)
-    folder.append_metrics(4, 40, {})
+    folder.append_metrics(4, 40, {}, {})
     assert lines(tmp_path) == [1, 2, 3, 4]
 
 
@@ -61,11 +61,11 @@ def test_without_metrics_there_is_nothing_to_cut(tmp_path: Path) -> None:
 
 def test_an_appended_line_is_what_is_returned_and_has_no_numbers_that_json_does_not_know(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    line = folder.append_metrics(3, 171, {"validation/average": 0.25})
+    line = folder.append_metrics(3, 171, {"validation/average": 0.25}, {})
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == line
     assert (line["epoch"], line["step"], line["metrics"]) == (3, 171, {"validation/average": 0.25})
     with pytest.raises(ValueError, match="JSON"):
-        folder.append_metrics(4, 180, {"x": float("nan")})
+        folder.append_metrics(4, 180, {"x": float("nan")}, {})
 
 
 def test_status_entries_change_one_by_one(tmp_path: Path) -> None:
