@@ -19,7 +19,7 @@ run: $(VENV)/.installed ## install, and run the default experiment (ARGS="…" c
 	$(BIN)/mtl-run $(ARGS)
 
 test: $(VENV)/.installed-test ## install, and run all tests, the slow ones included
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "" $(ARGS)
 
 lint: $(VENV)/.installed-test ## check style and common mistakes
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from mtl_runner.errors import UserError
 
-SUBCOMMANDS = ("run", "options", "ui", "predict", "evaluate", "sync")
+SUBCOMMANDS = ("run", "tune", "options", "ui", "compare", "study", "affinity", "predict", "evaluate", "explain", "sync")
 """Names of the Typer application's commands; written down here so that ``mtl-run`` need not import it to know them."""
 
 

@@ -169,7 +169,7 @@ def print_results(metrics: Metrics, means: Mapping[str, float], tasks: Sequence[
     for of in dict.fromkeys(metric.of for each in kinds for metric in each):
         names = list(dict.fromkeys(metric.name for each in kinds for metric in each if metric.of == of))
         members = [task for task in tasks if any(metric.of == of for metric in task.metrics)]
-        for table in _fitting(console, partial(_table, metrics, means, members, f"{title}: {TABLES[of]}"), names):
+        for table in fitting(console, partial(_table, metrics, means, members, f"{title}: {TABLES[of]}"), names):
             console.print(table)
     console.print(
         f"{title}: average of the primary metrics (*) of the main tasks: [bold]{_number(means.get('primary'))}[/bold]",
@@ -177,7 +177,7 @@ def print_results(metrics: Metrics, means: Mapping[str, float], tasks: Sequence[
     )
 
 
-def _fitting(console: Console, make: Callable[[Sequence[str]], Table], names: Sequence[str]) -> list[Table]:
+def fitting(console: Console, make: Callable[[Sequence[str]], Table], names: Sequence[str]) -> list[Table]:
     """``make(names)``, in as few tables as it takes to cut no number short; only the tasks' names are folded."""
     free = console.options.update(width=10_000)
     for size in range(len(names), 0, -1):

@@ -11,6 +11,13 @@ class UserError(Exception):
     """
 
 
+class NotApplicable(UserError):
+    """Each option is right by itself, and they exclude each other or do not fit the data.
+
+    In a sweep, where all combinations are formed, such a job is listed and does not run; alone it is an error like others.
+    """
+
+
 def nearest(typed: object, allowed: Iterable[object]) -> str:
     """`` (did you mean 'x'?)`` for the closest of ``allowed``, whatever the case, or an empty string where none is close."""
     names = [str(name) for name in allowed]

@@ -1,12 +1,11 @@
 """What tests share."""
 
-import copy
 import os
-from collections.abc import Callable, Generator
-from functools import cache
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from composing import composed
 from omegaconf import DictConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,28 +38,26 @@ def make_config() -> Callable[..., DictConfig]:
         small = ["tracker=none", "trainer.epochs=2", "trainer.device=cpu", "trainer.progress=false", "encoder.hidden=[32,16]"]
         if any(override.startswith("encoder=") for override in overrides):
             small.pop()
-        return copy.deepcopy(_composed((*small, *overrides)))
+        return composed(*small, *overrides)
 
     return make
 
 
-@cache
-def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    """A tenth of a second each; the same ones are composed again and again."""
-    from hydra import compose, initialize_config_dir
-
-    from mtl_runner.config import config_dir
-
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return compose("config", list(overrides))
+@pytest.fixture
+def figures_too() -> None:
+    """Asked for by a test whose runs are to draw their figures, which takes longer than the training."""
 
 
 @pytest.fixture
-def train(make_config: Callable[..., DictConfig], tmp_path: Path) -> Callable[..., Path]:
-    """``train("sharing=soft", …)``: runs it and returns its run folder."""
+def train(
+    make_config: Callable[..., DictConfig], tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Path]:
+    """``train("sharing=soft", …)``: runs it and returns its run folder, without figures but with ``figures_too``."""
     from mtl_runner.folder import Origin
     from mtl_runner.run import run
 
+    if "figures_too" not in request.fixturenames:
+        monkeypatch.setattr("mtl_runner.figures.draw", lambda folder: None)
     count = 0
 
     def run_it(*overrides: str, folder: Path | None = None, choices: dict[str, str] | None = None) -> Path:
@@ -74,8 +71,16 @@ def train(make_config: Callable[..., DictConfig], tmp_path: Path) -> Callable[..
     return run_it
 
 
+@pytest.fixture(scope="session")
+def _empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("empty")
+
+
 @pytest.fixture(autouse=True)
-def _own_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test leaves anything in the folder that it is called from."""
-    monkeypatch.chdir(tmp_path)
+def _own_working_folder(request: pytest.FixtureRequest, _empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test leaves anything in the folder that it is called from: it works in its own, or in one that has to stay empty."""
+    monkeypatch.chdir(request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else _empty_folder)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    yield
+    if left := [path.rename(path.with_name(f".{path.name}")).name for path in _empty_folder.glob("[!.]*")]:
+        pytest.fail(f"a test that writes into its working folder asks for tmp_path; this one left {left}")

@@ -2,33 +2,26 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
+from composing import by_hydra
 from omegaconf import OmegaConf
 
 from mtl_runner.config import GROUPS, Config, TrainerConfig, config_dir, plug, problems
 from mtl_runner.config.classes import locate
-from mtl_runner.config.plugs import TRUSTED, parameters
+from mtl_runner.config.plugs import SEARCH, TRUSTED, parameters
 
 FILES = sorted(path.relative_to(config_dir()) for path in config_dir().glob("*/*.yaml"))
-OPTIONS = [(str(path.parent), path.stem) for path in FILES]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _hydra() -> Iterator[None]:
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        yield
+OPTIONS = [(str(path.parent), path.stem) for path in FILES if path.parent.name != SEARCH]
 
 
 @functools.cache
 def _composed(*overrides: str) -> dict[str, Any]:
     """The whole configuration; what a file leaves to the user (``???``) stays so."""
-    values = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+    values = OmegaConf.to_container(by_hydra(*overrides), resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
@@ -41,7 +34,7 @@ def _nodes(group: str, option: str) -> list[dict[str, Any]]:
 
 
 def test_the_groups_of_the_program_are_those_of_the_folder() -> None:
-    folders = {path.name for path in config_dir().iterdir() if path.is_dir()} - {"hydra"}
+    folders = {path.name for path in config_dir().iterdir() if path.is_dir()} - {"hydra", SEARCH}
     assert folders == {*GROUPS, "trainer"}
     listed = {
         group

@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mtl_runner"
 LAYERS = (
     "errors seeding", "batch", "metrics", "imbalance", "encoders", "heads", "tasks", "sharing", "model", "evaluate",
     "weighting schedulers loader learner plan datasets predictions config tracking checkpoint labels curves",
-    "gradient_statistics", "folder trainer", "training pretrained", "build", "console figures serving", "label_table", "run",
-    "predict", "commands", "cli",
+    "gradient_statistics", "folder trainer", "training pretrained", "build", "console figures serving",
+    "label_table analysis", "parts", "outcome", "run affinity", "tuning", "predict", "explain", "commands", "cli",
 )  # fmt: skip
 """From the bottom up; a module imports only those below."""
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}

@@ -25,11 +25,6 @@ from mtl_runner.tasks.group import pack
 CLASSES = {"digit": list("0123456789"), "parity": ["even", "odd"]}
 
 
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtl_runner.figures.draw", lambda folder: None)
-
-
 @pytest.fixture
 def digits(tmp_path: Path) -> Path:
     """The test part of digits as a file: pixels in another order, an unused column, and the labels."""

@@ -58,11 +58,6 @@ PAIRS += [
 STEPS = [either(step > BATCHES, name, step) for name in options("weighting") for step in (1, BATCHES, BATCHES + 1)]
 
 
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtl_runner.figures.draw", lambda folder: None)
-
-
 @pytest.fixture
 def killed(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """``killed(k, …)``: starts a run and stops it in step k, between forward pass and update; returns its folder."""
@@ -142,8 +137,8 @@ def test_twice_interrupted(train: Train, killed: Callable[..., Path], monkeypatc
 @pytest.mark.parametrize(
     ("where", "budget"),
     [
-        ("mtl_runner.run.predict", "trainer.epochs=2"),
-        ("mtl_runner.run.save_file", "trainer.steps=8"),
+        ("mtl_runner.outcome.predict", "trainer.epochs=2"),
+        ("mtl_runner.outcome.save_file", "trainer.steps=8"),
         ("mtl_runner.figures.draw", f"trainer.steps={2 * BATCHES}"),
     ],
 )

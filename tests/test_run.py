@@ -24,10 +24,11 @@ FILES = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No figures: they take longer than the training."""
-    monkeypatch.setattr("mtl_runner.figures.draw", lambda folder: None)
+def each_sharing(*quick: str) -> pytest.MarkDecorator:
+    """All modes, of which only the ``quick`` are in the quick suite."""
+    return pytest.mark.parametrize(
+        "sharing", [pytest.param(mode, marks=[] if mode in quick else pytest.mark.slow) for mode in options("sharing")]
+    )
 
 
 def read(folder: Path, name: str) -> Any:
@@ -38,6 +39,7 @@ def history(folder: Path) -> list[dict[str, float]]:
     return [json.loads(text)["metrics"] for text in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.usefixtures("figures_too")
 def test_the_folder_holds_everything(train: Train) -> None:
     folder = train("encoder.dropout=0.1", choices={"sharing": "hard"})
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
@@ -59,17 +61,16 @@ def test_the_folder_holds_everything(train: Train) -> None:
     assert correct == pytest.approx(read(folder, "test_metrics.json")["tasks"]["digit"]["accuracy"])
 
 
-@pytest.mark.usefixtures("plainly")
 def test_the_default_model_learns(train: Train) -> None:
     results = read(train("encoder.hidden=[64,32]", "trainer.epochs=15", "optimizer.lr=5.0e-3"), "test_metrics.json")["tasks"]
     assert results["digit"]["accuracy"] > 0.9 and results["parity"]["roc_auc"] > 0.95 and results["reconstruction"]["r2"] > 0.3
 
 
-@pytest.mark.usefixtures("plainly")
-@pytest.mark.parametrize("sharing", options("sharing"))
+@each_sharing("none", "hard", "soft", "clustered")
 def test_the_value_is_the_validation_average_of_the_best_weights(
-    sharing: str, make_config: Callable[..., DictConfig], tmp_path: Path
+    sharing: str, make_config: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("mtl_runner.figures.draw", lambda folder: None)
     config = make_config(f"sharing={sharing}", "optimizer.lr=0.03", "trainer.epochs=5", "dataset.tasks.parity.role=auxiliary")
     value = run.run(config, tmp_path, Origin({}))
     lines = history(tmp_path)
@@ -89,8 +90,7 @@ def _order(folder: Path) -> list[str]:
     return list(read(folder, "data.json")["targets"])
 
 
-@pytest.mark.usefixtures("plainly")
-@pytest.mark.parametrize("sharing", options("sharing"))
+@each_sharing("none", "hard", "soft", "clustered", "ltb", "ple")
 def test_a_run_can_be_repeated_from_its_own_configuration(sharing: str, train: Train, tmp_path: Path) -> None:
     first = train(f"sharing={sharing}", "encoder.dropout=0.2", "imbalance=[oversample,focal]", "seed=3")
     torch.rand(7)  # what else was drawn in the process plays no part
@@ -101,7 +101,6 @@ def test_a_run_can_be_repeated_from_its_own_configuration(sharing: str, train: T
     assert (first / "test_metrics.json").read_bytes() == (tmp_path / "test_metrics.json").read_bytes()
 
 
-@pytest.mark.usefixtures("plainly")
 def test_seed_and_split_seed_move_their_own_things(train: Train) -> None:
     base, seed, split = (train("trainer.epochs=1", *more) for more in ([], ["seed=1"], ["dataset.split_seed=1"]))
     prints = [read(folder, "data.json")["fingerprint"] for folder in (base, seed, split)]
@@ -109,14 +108,12 @@ def test_seed_and_split_seed_move_their_own_things(train: Train) -> None:
     assert not same(checkpoint(base, "best"), checkpoint(seed, "best"))
 
 
-@pytest.mark.usefixtures("plainly")
 def test_the_random_state_of_the_process_is_left_alone(train: Train) -> None:
     before = torch.get_rng_state()
     train("encoder.dropout=0.5", "imbalance=oversample")
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.usefixtures("plainly")
 def test_deterministic_algorithms_are_only_used_when_asked_for(train: Train) -> None:
     train("trainer.deterministic=true", "encoder=cnn", "trainer.epochs=1")
     assert torch.are_deterministic_algorithms_enabled()
@@ -160,7 +157,6 @@ def test_however_it_ends_the_folder_says_so(
     assert status["ended"] and (tmp_path / "run" / "checkpoints" / "last.pt").exists()
 
 
-@pytest.mark.usefixtures("plainly")
 def test_what_is_odd_about_the_data_is_said_once(train: Train) -> None:
     folder = train("dataset=synthetic", "dataset.missing=[1,0,0,0]", "dataset.missing_parts=[train,validation,test]")
     log = (folder / "run.log").read_text()
@@ -172,7 +168,6 @@ def test_what_is_odd_about_the_data_is_said_once(train: Train) -> None:
     assert "train/task_0/loss" not in history(folder)[-1] and math.isfinite(history(folder)[-1]["validation/average"])
 
 
-@pytest.mark.usefixtures("plainly")
 @pytest.mark.parametrize("mode", ["sharing=hard", "sharing=none", "sharing=soft sharing.to=center"])
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_run_starts_from_the_shared_part_of_another(mode: str, frozen: bool, train: Train) -> None:
@@ -195,7 +190,6 @@ def test_a_run_starts_from_the_shared_part_of_another(mode: str, frozen: bool, t
     assert compared == 14
 
 
-@pytest.mark.usefixtures("plainly")
 def test_the_validation_average_is_that_of_the_decisions_in_use(train: Train) -> None:
     """Also where a network had stopped early, in the first phase or in the second."""
     small = (
@@ -214,7 +208,6 @@ def test_the_validation_average_is_that_of_the_decisions_in_use(train: Train) ->
     assert averages["threshold"] > averages["temperature"] + 0.02
 
 
-@pytest.mark.usefixtures("plainly")
 @pytest.mark.parametrize(("sharing", "imbalance"), [("none", "class_weights"), ("hard", "[class_weights,classifier_retraining]")])
 def test_weights_of_one_task_are_no_error_in_a_network_without_it(sharing: str, imbalance: str, train: Train) -> None:
     limit = ["imbalance.classifier_retraining.tasks=[digit]"] if "retraining" in imbalance else []
@@ -222,7 +215,6 @@ def test_weights_of_one_task_are_no_error_in_a_network_without_it(sharing: str, 
     assert read(folder, "status.json")["state"] == "finished"
 
 
-@pytest.mark.usefixtures("plainly")
 def test_a_resumed_run_keeps_the_primary_metric_that_it_began_with(train: Train) -> None:
     """That of a version before the rule for rare classes, say."""
     folder = train("dataset=synthetic", "dataset.positive_share=0.1", "trainer.epochs=2")
@@ -235,7 +227,6 @@ def test_a_resumed_run_keeps_the_primary_metric_that_it_began_with(train: Train)
     assert set(read(folder, "test_metrics.json")["primary"].values()) == {"roc_auc"}
 
 
-@pytest.mark.usefixtures("plainly")
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -30,11 +30,6 @@ VARIANTS = {
 LOSSES = {"class_weights": ["digit", "parity"], "focal": ["digit", "parity"]}
 
 
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtl_runner.figures.draw", lambda folder: None)
-
-
 def lines(folder: Path, task: str) -> list[dict[str, float]]:
     """What each epoch's line says about a task."""
     texts = (folder / "metrics.jsonl").read_text().splitlines()

@@ -9,7 +9,7 @@ from mtl_runner.build.strategies import one_per_place, other_fields
 from mtl_runner.build.words import Node, nothing_shared, of_gradients, option
 from mtl_runner.config import plug
 from mtl_runner.config.schema import plain
-from mtl_runner.errors import UserError, choices
+from mtl_runner.errors import NotApplicable, UserError, choices
 from mtl_runner.sharing.base import Sharing
 
 ONE_ROW = "trainer.batch_size=1: batch normalisation needs two rows; take a larger batch, or an encoder without it"
@@ -19,25 +19,25 @@ def check_combination(config: DictConfig | Node) -> None:
     """What can be seen to be impossible before any data is read; ``config`` has passed ``config.check``.
 
     Raises:
-        UserError: the first impossible combination.
+        UserError: a value can never be.
+        NotApplicable: the first combination that is impossible.
     """
     config = plain(config)
-    allowed = config["allow_modules"]
+    trainer, allowed = config["trainer"], config["allow_modules"]
+    if trainer["epochs"] is None and trainer["steps"] is None:
+        raise UserError("trainer.epochs and trainer.steps are both null: one of them has to be a number")
+    _check_optimizer(config)
     strategies = {name: plug(node, "imbalance", allowed) for name, node in (config["imbalance"] or {}).items() if node}
     one_per_place({name: strategy.func.place for name, strategy in strategies.items()})  # type: ignore[attr-defined]
     fields = plug(config["dataset"], "dataset", allowed).func.provides  # type: ignore[attr-defined]
     for name, strategy in strategies.items():
         if (works_on := strategy.func.needs) and fields and not works_on & fields:  # type: ignore[attr-defined]
-            raise UserError(other_fields(name, works_on, fields, f"dataset={option(config['dataset'])} has"))
-    trainer = config["trainer"]
-    if trainer["epochs"] is None and trainer["steps"] is None:
-        raise UserError("trainer.epochs and trainer.steps are both null: one of them has to be a number")
+            raise NotApplicable(other_fields(name, works_on, fields, f"dataset={option(config['dataset'])} has"))
     if trainer["batch_size"] == 1 and config["encoder"].get("norm") == "batch":
-        raise UserError(ONE_ROW)
-    _check_optimizer(config)
+        raise NotApplicable(ONE_ROW)
     sharing: type[Sharing] = plug(config["sharing"], "sharing", allowed).func  # type: ignore[assignment]
     if of_gradients(config) and not sharing.has_shared and not sharing.independent:
-        raise UserError(nothing_shared(config, f"sharing={option(config['sharing'])} has none"))
+        raise NotApplicable(nothing_shared(config, f"sharing={option(config['sharing'])} has none"))
     needs = plug(config["encoder"], "encoder", allowed).func.needs  # type: ignore[attr-defined]
     provides = plug(config["dataset"], "dataset", allowed).func.provides  # type: ignore[attr-defined]
     if needs and provides and not set(needs) & set(provides):
@@ -45,7 +45,7 @@ def check_combination(config: DictConfig | Node) -> None:
             f"encoder={option(config['encoder'])} reads {' or '.join(needs)}, "
             f"dataset={option(config['dataset'])} has {choices(sorted(provides))}"
         )
-        raise UserError(f"{chosen}; encoder=mlp reads any fields")
+        raise NotApplicable(f"{chosen}; encoder=mlp reads any fields")
 
 
 def _check_optimizer(config: Node) -> None:

@@ -8,7 +8,7 @@ from mtl_runner.build.strategies import make_criteria, make_strategies
 from mtl_runner.build.words import Node, nothing_shared, of_gradients
 from mtl_runner.config import plug
 from mtl_runner.encoders.base import Encoder
-from mtl_runner.errors import UserError
+from mtl_runner.errors import NotApplicable
 from mtl_runner.imbalance.base import SecondPhase
 from mtl_runner.model import MultiTaskModel, Network
 from mtl_runner.seeding import seeded
@@ -57,12 +57,12 @@ def make_weighting(config: Node, model: MultiTaskModel, network: Network) -> Wei
     would be compared.
 
     Raises:
-        UserError: it compares gradients of shared parameters, and there are none.
+        NotApplicable: it compares gradients of shared parameters, and there are none.
     """
     with seeded(config["seed"], "weighting"):
         weighting = cast(Weighting, plug(config["weighting"], "weighting", config["allow_modules"])(list(model.order)))
     if model.sharing.independent or (of_gradients(config) and len(network.tasks) == 1):
         return Equal(network.tasks)  # the other was made to see whether its keys make sense
     if of_gradients(config) and not any(parameter.requires_grad for parameter in model.sharing.shared()):
-        raise UserError(nothing_shared(config, "here none is shared and trained"))
+        raise NotApplicable(nothing_shared(config, "here none is shared and trained"))
     return weighting

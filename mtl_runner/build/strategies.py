@@ -7,7 +7,7 @@ from typing import cast
 from mtl_runner.batch import StreamSpec, TargetSpec
 from mtl_runner.build.words import Node
 from mtl_runner.config import plug
-from mtl_runner.errors import UserError, choices, nearest
+from mtl_runner.errors import NotApplicable, UserError, choices, nearest
 from mtl_runner.imbalance.base import Adjuster, Criterion, Mixer, Strategy
 
 
@@ -15,7 +15,7 @@ def one_per_place(places: Mapping[str, str]) -> None:
     taken: dict[str, str] = {}
     for name, place in places.items():
         if (other := taken.setdefault(place, name)) != name:
-            raise UserError(f"imbalance=[{other},{name}]: both act on the {place}, where only one can; choose one of them")
+            raise NotApplicable(f"imbalance=[{other},{name}]: both act on the {place}, where only one can; choose one of them")
 
 
 def make_strategies(config: Node) -> dict[str, Strategy]:
@@ -37,11 +37,11 @@ def check_strategies(config: Node, targets: Mapping[str, TargetSpec], streams: M
         served = strategy.serves(targets)
         if not served:
             kinds = ", ".join(sorted(strategy.kinds))
-            raise UserError(f"imbalance={name}: none of the tasks {choices(targets)} can be served; it is for {kinds} tasks")
+            raise NotApplicable(f"imbalance={name}: none of the tasks {choices(targets)} can be served; it is for {kinds} tasks")
         strategy.check({task: targets[task] for task in served})
         for task in targets if isinstance(strategy, Mixer) else served:  # a mixture is one of all streams
             if strategy.needs and not (fields := set(streams[targets[task].stream].fields)) <= strategy.needs:
-                raise UserError(other_fields(name, strategy.needs, fields, f"the inputs of {task} have"))
+                raise NotApplicable(other_fields(name, strategy.needs, fields, f"the inputs of {task} have"))
         left = [task for task in targets if task not in served]
         if left:
             stay = "stays as it is" if len(left) == 1 else "stay as they are"

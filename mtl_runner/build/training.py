@@ -15,7 +15,7 @@ from mtl_runner.build.strategies import make_strategies
 from mtl_runner.build.words import Node, of_gradients, option
 from mtl_runner.config import TrainerConfig
 from mtl_runner.encoders.stacked import StackedBatchNorm
-from mtl_runner.errors import UserError, choices, nearest
+from mtl_runner.errors import NotApplicable, UserError, choices, nearest
 from mtl_runner.imbalance.base import SecondPhase
 from mtl_runner.loader import IndexLoader, TrainingRows
 from mtl_runner.model import MultiTaskModel, Network
@@ -40,7 +40,7 @@ def make_training(config: Node, options: TrainerConfig, data: Data, model: Multi
         log.info("note: one task alone shares nothing, so weighting=%s plays no part", option(config["weighting"]))
     model.to(device)
     if options.batch_size == 1 and any(isinstance(module, BATCH_NORMS) for module in model.modules()):
-        raise UserError(ONE_ROW)
+        raise NotApplicable(ONE_ROW)
     making = _Trainers(config, options, data, model, device)
     phases = [strategy for strategy in make_strategies(config).values() if isinstance(strategy, SecondPhase)]
     for phase in phases:
@@ -56,7 +56,7 @@ def _check_second(phase: SecondPhase, config: Node, data: Data, model: MultiTask
     """Where heads read what other heads say, one of them cannot be trained anew without the rest."""
     served = phase.serves(data.targets)
     if model.sharing.outputs_feed and (left := [name for name in data.targets if name not in served]):
-        raise UserError(
+        raise NotApplicable(
             f"sharing={option(config['sharing'])}: heads read other tasks' outputs, and those of {', '.join(left)} stay as they "
             "are while others are trained once more; take sharing.through=features, or another imbalance strategy"
         )

@@ -30,6 +30,14 @@ def run(context: typer.Context) -> None:
     raise SystemExit(launch(context.args))
 
 
+@app.command(context_settings=FORWARD)
+def tune(context: typer.Context) -> None:
+    """Search for good values of keys and options, by the validation part."""
+    from mtl_runner.commands.tune import tune as search
+
+    raise SystemExit(search(context.args))
+
+
 @app.command()
 def options(group: Annotated[str | None, typer.Argument(metavar="[GROUP]", help="Only this group.")] = None) -> None:
     """List the options of every group, a line each."""
@@ -47,6 +55,61 @@ def ui(
     from mtl_runner.commands.ui import serve
 
     raise SystemExit(serve(port, uri))
+
+
+@app.command()
+def compare(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[WHAT]...", help="Sweep or run folders, MLflow run ids, tags of sweeps; else the newest sweep."),
+    ] = None,
+    experiment: Annotated[str | None, typer.Option(help="All runs of this experiment in MLflow.")] = None,
+    sweep: Annotated[str | None, typer.Option(help="The runs in MLflow with this tag.")] = None,
+    study: Annotated[str | None, typer.Option(help="The runs in MLflow with this tag.")] = None,
+    filter: Annotated[str | None, typer.Option(help="The runs in MLflow that its search finds by this.")] = None,
+    baseline: Annotated[str | None, typer.Option(metavar="KEY=VALUE", help="What gains are over; else sharing=none.")] = None,
+    by: Annotated[str | None, typer.Option(metavar="KEY,…", help="What makes groups; all that differs if omitted.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A folder; otherwise comparisons/NAME.")] = None,
+    uri: Annotated[str | None, typer.Option(help="The tracker; otherwise MLFLOW_TRACKING_URI or ./mlflow.db.")] = None,
+) -> None:
+    """Compare groups of finished runs: gains over the single-task baseline, intervals, tests, fairness."""
+    from mtl_runner.analysis.mlflow_search import Wanted
+    from mtl_runner.commands.compare import compare as show
+
+    show(Wanted(tuple(what or ()), experiment, sweep, study, filter, uri), (by or "").split(","), baseline, output)
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of a file NAME.yaml in --config-dir.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[OVERRIDES]...", help="As for mtl-run.")] = None,
+    config_dir: Annotated[Path, typer.Option("--config-dir", "-cd", help="The folder of studies.")] = Path("experiments"),
+    sweep: Annotated[Path | None, typer.Option(exists=True, help="Run nothing: the report of a sweep that is there.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A folder; otherwise CONFIG_DIR/NAME.")] = None,
+) -> None:
+    """Run the jobs of a study that are not finished yet, and write its report."""
+    from mtl_runner.commands.study import study as conduct
+
+    raise SystemExit(conduct(name, config_dir, overrides or (), sweep, output))
+
+
+@app.command()
+def affinity(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[OVERRIDES]...", help="As for mtl-run.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", "-m", help="Again for several; otherwise all.", metavar="NAME")
+    ] = None,
+    budget: Annotated[int, typer.Option("--budget", "-k", min=1, help="The largest number of networks.")] = 2,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A folder; otherwise affinity/DATASET.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="gradients, lookahead: steps from one look to the next.")] = 10,
+    step_size: Annotated[float, typer.Option(min=0.0, help="lookahead: size of the step that is tried.")] = 0.1,
+    config_dir: Annotated[Path | None, typer.Option("--config-dir", "-cd", help="A folder of your own configurations.")] = None,
+    config_name: Annotated[str | None, typer.Option("--config-name", "-cn", help="Another primary configuration.")] = None,
+) -> None:
+    """Measure how related the tasks are, and propose which of them should share a network."""
+    from mtl_runner.commands.affinity import affinity as measure
+
+    measure((overrides or (), config_dir, config_name), method or (), budget, output, every, step_size)
 
 
 @app.command()
@@ -72,6 +135,23 @@ def evaluate(run: Run, input: Input, allow_module: Allowed = None) -> None:
     from mtl_runner.predict import evaluate as report
 
     report(run, input, allowed=importable(allow_module or ()))
+
+
+@app.command()
+def explain(
+    run: Run,
+    part: Annotated[str, typer.Option(help="validation or train: the rows to look at.")] = "validation",
+    input: Annotated[Path | None, typer.Option("--input", "-i", exists=True, help="Labelled rows of a table, instead.")] = None,
+    repeats: Annotated[int, typer.Option(min=2, help="How often each input is shuffled.")] = 10,
+    rows: Annotated[int | None, typer.Option(min=2, help="Rows at random; otherwise 2000 at most.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A folder; otherwise RUN_DIR/explain.")] = None,
+    allow_module: Allowed = None,
+) -> None:
+    """Show which inputs each task of a run uses, and which it shares with the others."""
+    from mtl_runner.commands.allowed import importable
+    from mtl_runner.commands.explain import show
+
+    show(run, part, input, repeats, rows, output, importable(allow_module or ()))
 
 
 @app.command()

@@ -1,5 +1,7 @@
 """One job: what Hydra calls with a composed configuration, in this process or in a launcher's worker."""
 
+import json
+import math
 import shutil
 import sys
 from collections.abc import Collection
@@ -8,13 +10,19 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, read_write
 
+from mtl_runner.commands import training
 from mtl_runner.commands.allowed import allowed_modules
+from mtl_runner.commands.apart import apart, warm_up
+from mtl_runner.commands.lock import FILE, only_here, read_status
+from mtl_runner.commands.orders import Orders, threads
 from mtl_runner.config import GROUPS, check
+from mtl_runner.config.schema import plain
 from mtl_runner.errors import UserError
 
 HYDRAS_FILES = ("config.yaml", "hydra.yaml", "overrides.yaml")
+PRIMARY = "config"
 
 
 class Job:
@@ -27,14 +35,16 @@ class Job:
         """The run folder in which the user stopped it."""
         self.existing: frozenset[Path] = frozenset()
         """The folders and files that were there before, and stay."""
+        self.orders: Orders | None = None
+        """What there is to know of the jobs of a grid; None where something else makes the jobs."""
 
     def __call__(self, config: DictConfig) -> float:
         hydra = HydraConfig.get()
         folder, swept = Path(hydra.runtime.output_dir), hydra.mode == RunMode.MULTIRUN
         try:
-            return _train(config, hydra, folder, swept)
+            return _in_sweep(config, hydra, folder, self) if swept else _train(config, hydra, folder)
         except UserError as error:
-            _leave_nothing(folder, hydra.output_subdir, self.existing | {Path(hydra.runtime.cwd)})
+            self.clean(folder, hydra)
             if not swept:
                 self.failure = error
                 return float("nan")
@@ -42,8 +52,12 @@ class Job:
             raise
         except KeyboardInterrupt:
             self.interrupted = folder
-            _leave_nothing(folder, hydra.output_subdir, self.existing | {Path(hydra.runtime.cwd)})
+            self.clean(folder, hydra)
             raise
+
+    def clean(self, folder: Path, hydra: Any) -> None:
+        """Leaves nothing of a run that has not begun."""
+        _leave_nothing(folder, hydra.output_subdir, self.existing | {Path(hydra.runtime.cwd)})
 
 
 def say_how_to_go_on(folder: Path) -> None:
@@ -53,13 +67,71 @@ def say_how_to_go_on(folder: Path) -> None:
     print(f"interrupted{how}", file=sys.stderr)
 
 
-def _train(config: DictConfig, hydra: Any, folder: Path, swept: bool) -> float:
+def _train(config: DictConfig, hydra: Any, folder: Path) -> float:
     overrides = [str(override) for override in hydra.overrides.task]
     check(config, allowed_modules(overrides))
+    from mtl_runner.build import job_hash
     from mtl_runner.folder import Origin
     from mtl_runner.run import run
 
-    return run(config, folder, Origin(_choices(config, hydra), overrides, str(hydra.sweep.dir) if swept else None))
+    origin = Origin(_choices(config, hydra), overrides, None, _study(hydra), job_hash(config), plain(config)["tuned"])
+    with only_here(folder):
+        return run(config, folder, origin)
+
+
+def _in_sweep(config: DictConfig, hydra: Any, folder: Path, job: Job) -> float:
+    """Trains in a process of its own, whose end, whatever it is, ends nothing else."""
+    order = job.orders.of(folder) if job.orders else None
+    if order is not None:
+        with read_write(hydra.job):
+            hydra.job.num = order.number  # a launcher counts the jobs that it has been given
+    if job.orders is not None and not job.orders.count():
+        job.clean(folder, hydra)
+        return math.nan
+    overrides = [str(override) for override in hydra.overrides.task]
+    node, resumed = _threaded(config, job.orders), order.resume if order else None
+    origin = {
+        "choices": _choices(config, hydra), "overrides": overrides, "sweep": str(hydra.sweep.dir), "study": _study(hydra),
+        "tuned": node["tuned"],
+    }  # fmt: skip
+    work = training.Work(resumed or folder, node, origin, allowed_modules(overrides), resumed is not None)
+    if order is not None and job.orders is not None and job.orders.together == 1:
+        print(f"\njob {order.number} of {job.orders.total}: {order.label}", flush=True)
+    quiet = job.orders is not None and job.orders.together > 1
+    warm_up(job.orders.imports if job.orders else ())
+    try:
+        code = apart(training.train, work, log=work.folder / "run.log" if quiet else None)
+    except KeyboardInterrupt:
+        apart(training.settle, work, 130)
+        raise
+    if code:
+        apart(training.settle, work, code)
+    if resumed not in (None, folder):
+        job.clean(folder, hydra)
+    return _objective(work.folder, job.orders is None)
+
+
+def _threaded(config: DictConfig, orders: Orders | None) -> dict[str, Any]:
+    """The resolved configuration, with this job's share of the cores where its number of threads was left open."""
+    node = plain(config)
+    if orders is not None and node["trainer"]["threads"] is None:
+        node["trainer"] = {**node["trainer"], "threads": threads(orders.together)}
+    return node
+
+
+def _objective(folder: Path, asked: bool) -> float:
+    """The validation average; where somebody has ``asked`` for it, having none is an error."""
+    status = read_status(folder)
+    if status is not None and status.get("state") == "finished":
+        average = json.loads((folder / "test_metrics.json").read_text(encoding="utf-8"))["validation_average"]
+        return math.nan if average is None else float(average)
+    if asked:
+        raise UserError(str(status.get("error") if status else "it has left nothing"))
+    return math.nan
+
+
+def _study(hydra: Any) -> str | None:
+    return None if hydra.job.config_name == PRIMARY else str(hydra.job.config_name)
 
 
 def _choices(config: DictConfig, hydra: Any) -> dict[str, str]:
@@ -78,7 +150,7 @@ def _leave_nothing(folder: Path, hydra_subdir: str | None, existing: Collection[
     What is among ``existing`` stays.
     """
     hydras = folder / hydra_subdir if hydra_subdir else folder
-    ours = {folder / "run.log", *(hydras / name for name in HYDRAS_FILES if hydra_subdir)}
+    ours = {folder / "run.log", folder / FILE, *(hydras / name for name in HYDRAS_FILES if hydra_subdir)}
     if any(path.is_file() and path not in ours for path in folder.rglob("*")):
         return
     for path in ours.difference(existing):

@@ -1,4 +1,4 @@
-"""``mtl-run``: composes and checks the configuration, then hands the command line to Hydra."""
+"""``mtl-run``: composes and checks the configuration, then hands the jobs of a sweep to a launcher, or all else to Hydra."""
 
 import os
 from argparse import ArgumentParser, Namespace
@@ -33,7 +33,12 @@ def launch(arguments: Sequence[str]) -> int:
     adds = args.config_dir or args.config_path or args.config_name or args.overrides  # to what is ours, which is safe to show
     job = Job()
     if not args.shell_completion and (adds or not shows):
-        job.existing = precheck.check(args, runs=not shows)
+        with precheck.checked(args, runs=not shows) as (hydra, found):
+            job.existing = found.existing
+            if found.jobs is not None:
+                from mtl_runner.commands.sweep import sweep
+
+                return sweep(hydra, found, job, arguments)
     if shows or args.shell_completion:
         with explained(args):
             _hydra(args, parser, job)

@@ -9,6 +9,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
+from mtl_runner.commands.launchers import EXTRAS
 from mtl_runner.config import config_dir
 from mtl_runner.errors import UserError, choices, nearest
 
@@ -71,6 +72,8 @@ def _missing(error: MissingConfigException, args: Namespace) -> str:
     known = error.options or sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
     if name == args.config_name:
         return f"--config-name {name}: there is no such file in the configuration folders{nearest(name, known)}"
+    if group == "hydra/launcher" and option in EXTRAS:
+        return f"{group}={option}: is not installed; install it with: pip install 'mtl-runner[{EXTRAS[option]}]'"
     if group and known:
         return f"{group}={option}: there is no such option; choose from {choices(known, 50)}{nearest(option, known)}"
     return first_line(error)

@@ -9,8 +9,8 @@ from mtl_runner.errors import UserError, choices, nearest
 
 def show(group: str | None) -> None:
     """Prints every option of ``group`` (null: of every group) with its one-line description."""
-    listed = OmegaConf.load(config_dir() / "config.yaml").defaults
-    defaults = {name: option for each in listed if each != "_self_" for name, option in each.items()}
+    listed = [each for name in ("config", "tune") for each in OmegaConf.load(config_dir() / f"{name}.yaml").defaults]
+    defaults = {name: option for each in listed if not isinstance(each, str) for name, option in each.items()}
     groups = [name for name in defaults if (config_dir() / name).is_dir()]
     if group is not None and group not in groups:
         raise UserError(f"{group}: there is no such group; choose from {choices(groups)}{nearest(group, groups)}")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtl_runner.commands.allowed import allowed_modules
+from mtl_runner.commands.lock import only_here
 from mtl_runner.errors import UserError
 
 BUDGET = ("trainer.epochs", "trainer.steps")
@@ -28,7 +29,8 @@ def resume(arguments: Sequence[str]) -> int:
     from mtl_runner import run
 
     try:
-        run.resume(folder, epochs=budget.get("epochs"), steps=budget.get("steps"), allowed=allowed)
+        with only_here(folder):
+            run.resume(folder, epochs=budget.get("epochs"), steps=budget.get("steps"), allowed=allowed)
     except KeyboardInterrupt:
         from mtl_runner.commands.job import say_how_to_go_on
 

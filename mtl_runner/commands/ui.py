@@ -3,10 +3,13 @@
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
+from pathlib import Path
 from typing import IO, Any
 
 import typer
@@ -15,6 +18,10 @@ from mtl_runner.errors import UserError
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0
+RUNS = "/#/experiments/{}/runs?workflowType=machine_learning"
+"""Where the page lists the runs of an experiment; from version 3 on it begins with traces of language models elsewhere."""
+NAMED = 5
+"""Experiments whose address is printed, those with the latest runs."""
 
 
 def serve(port: int, uri: str | None) -> int:
@@ -32,7 +39,7 @@ def serve(port: int, uri: str | None) -> int:
     with tempfile.TemporaryFile() as log:
         server = _start(place, port, log)
         try:
-            return _attend(server, port, log)
+            return _attend(server, port, file, log)
         except KeyboardInterrupt:
             return 0
         finally:
@@ -47,14 +54,30 @@ def _start(place: str, port: int, log: IO[bytes]) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([*command, "--workers", "1"], env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
-def _attend(server: "subprocess.Popen[bytes]", port: int, log: IO[bytes]) -> int:
+def _attend(server: "subprocess.Popen[bytes]", port: int, file: Path, log: IO[bytes]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     if _answers(server, port):
         typer.echo(f"MLflow: http://{HOST}:{port} (Ctrl-C ends it)")
+        for number, name in _experiments(file):
+            typer.echo(f"  {name}: http://{HOST}:{port}{RUNS.format(number)}")
         server.wait()
     log.seek(0)
     sys.stderr.write(log.read().decode(errors="replace"))
     return server.returncode or 1
+
+
+def _experiments(file: Path) -> list[tuple[str, str]]:
+    """Number and name of those with runs, the latest first; read from the file, as importing mlflow takes seconds."""
+    question = (
+        "SELECT e.experiment_id, e.name FROM experiments e JOIN runs r ON r.experiment_id = e.experiment_id "
+        "WHERE e.lifecycle_stage = 'active' AND r.lifecycle_stage = 'active' "
+        "GROUP BY e.experiment_id ORDER BY MAX(r.start_time) DESC LIMIT ?"
+    )
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as connection:
+            return [(str(number), str(name)) for number, name in connection.execute(question, (NAMED,))]
+    except sqlite3.Error:  # not MLflow's, or of another version of it; the page has them all
+        return []
 
 
 def _interrupt(*_: Any) -> None:

@@ -41,6 +41,10 @@ GROUPS: Mapping[str, Group] = {
     "scheduler": Group("torch.optim.lr_scheduler.LRScheduler", optional=True),
     "tracker": Group("mtl_runner.tracking.base.Tracker", given=False),
 }
+"""The groups of a run."""
+SEARCH = "search"
+"""The group that a configuration of ``mtl tune`` has beside them."""
+_KINDS: Mapping[str, Group] = {**GROUPS, SEARCH: Group("mtl_runner.tuning.base.Search", given=False)}
 TRUSTED = ("mtl_runner", "torch.optim")
 """Packages whose classes a configuration may name."""
 
@@ -61,7 +65,7 @@ def plug(node: Mapping[str, Any], group: str, allowed: Iterable[str] = ()) -> fu
 
 def group_problems(node: Any, group: str, allowed: Iterable[str] = ()) -> list[str]:
     """What is wrong with the node of ``group``, a line each."""
-    kind = GROUPS[group]
+    kind = _KINDS[group]
     if not node and kind.optional:
         return []
     if not isinstance(node, Mapping):
@@ -81,11 +85,11 @@ def plug_problems(node: Any, key: str, group: str, allowed: Iterable[str] = ()) 
         return nested
     try:
         cls = locate(str(node["_target_"]), (*TRUSTED, *allowed))
-        base = locate(GROUPS[group].base, TRUSTED)
+        base = locate(_KINDS[group].base, TRUSTED)
     except UserError as error:
         return [f"{key}._target_={node['_target_']}: {error}"]
     if not issubclass(cls, base) or inspect.isabstract(cls):
-        return [f"{key}._target_={node['_target_']}: is no {group}; a subclass of {GROUPS[group].base} is expected"]
+        return [f"{key}._target_={node['_target_']}: is no {group}; a subclass of {_KINDS[group].base} is expected"]
     return _key_problems(cls, values, key, group)
 
 
@@ -97,7 +101,7 @@ def parameters(cls: type, group: str) -> dict[str, inspect.Parameter]:
     named = [each for each in _signature(cls) if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
     if below(cls.__module__, ["torch"]):
         named = named[1:]
-    elif GROUPS[group].given:
+    elif _KINDS[group].given:
         named = [each for each in named if each.kind is each.KEYWORD_ONLY]
     return {each.name: each for each in named}
 

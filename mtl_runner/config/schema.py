@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mtl_runner.config.plugs import GROUPS, group_problems
+from mtl_runner.config.plugs import GROUPS, SEARCH, group_problems
 from mtl_runner.config.values import Matches, complaints
 from mtl_runner.errors import UserError, choices, nearest
 
@@ -66,6 +66,15 @@ class InitFrom:
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """The search that a configuration comes from."""
+
+    study: str
+    trials: Count
+    """How many were finished in it."""
+
+
+@dataclass(frozen=True)
 class Config:
     """The keys of a run; the groups' own keys are those of the classes that they name."""
 
@@ -87,6 +96,12 @@ class Config:
     print_config: bool
     resume: None = None
     """Only on the command line, which takes it out."""
+    skip_finished: bool = False
+    """In a sweep: run only what no earlier run has finished, and go on with what was interrupted."""
+    runs_dir: str = "runs"
+    """Where run folders are made, and looked for."""
+    tuned: Tuned | None = None
+    """Written by ``mtl tune``; changes nothing of a run but what is said of it."""
 
 
 def check(config: DictConfig | Mapping[str, Any], allowed: Iterable[str] = ()) -> None:
@@ -107,6 +122,8 @@ def problems(config: DictConfig | Mapping[str, Any], allowed: Iterable[str] = ()
         return [f"{error.full_key or error.key}: {str(error.msg or error).splitlines()[0]}"]
     if missing := _missing(values):
         return [f"{key}: is missing; give {key}=…" for key in missing]
+    if SEARCH in values:
+        return [f"{SEARCH}: this configuration is one of a search; `mtl tune` takes the same arguments"]
     lines = mapping_problems(values, Config)
     if listed := [module for module in values.get("allow_modules") or [] if module not in allowed]:
         lines.append(f"allow_modules={listed}: counts only when typed on the command line, not from a file")

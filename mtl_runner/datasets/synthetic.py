@@ -37,7 +37,8 @@ class Synthetic(Dataset):
         class_shares: their shares; None: equal ones, or with ``long_tail`` r falling ones, the last 1/r of the first.
         missing: share of labels that are missing completely at random, of all tasks or of each.
         missing_parts: where they are missing.
-        disjoint: each training row is labelled for one task only.
+        disjoint: each row is labelled for one task only, as if every task had rows of its own.
+        disjoint_parts: in which parts.
         tasks: options ``role`` and ``metric`` by task name.
         only: train only these; rows and labels stay the same.
         split_seed: moves all of the data.
@@ -65,12 +66,13 @@ class Synthetic(Dataset):
         missing: float | list[float] = 0.0,
         missing_parts: list[Literal["train", "validation", "test"]] | None = None,
         disjoint: bool = False,
+        disjoint_parts: list[Literal["train", "validation", "test"]] | None = None,
         tasks: dict[str, dict[str, Any] | None] | None = None,
         only: list[str] | None = None,
         split_seed: int = 0,
         stream: str = "input",
     ) -> None:
-        self.kind, self.noise, self.only, self.stream, self.disjoint = (kind, noise, only, stream, disjoint)
+        self.kind, self.noise, self.only, self.stream = kind, noise, only, stream
         self.dimension, self.seed = dimension, split_seed
         self.rows = {"train": rows, "validation": validation_rows, "test": test_rows}
         self.names = [f"task_{task}" for task in range(n_tasks)]
@@ -83,6 +85,7 @@ class Synthetic(Dataset):
         self.shares = _shares(classes, class_shares, long_tail) if kind == "multiclass" else (1 - positive_share, positive_share)
         self.missing = _per_task(missing, n_tasks)
         self.missing_parts = ["train"] if missing_parts is None else missing_parts
+        self.disjoint_parts = (["train"] if disjoint_parts is None else disjoint_parts) if disjoint else []
         _factor(self.cosines, dimension)
 
     def load(self) -> Data:
@@ -120,8 +123,9 @@ class Synthetic(Dataset):
         if part in self.missing_parts:
             drawn = [torch.rand(len(scores), generator=generator(self.seed, "missing", part, name)) for name in self.names]
             scores = scores.where(torch.stack(drawn, dim=1) >= torch.tensor(self.missing), torch.nan)
-        if self.disjoint and part == "train":
-            chosen = torch.randint(len(self.names), (len(scores), 1), generator=generator(self.seed, "disjoint"))
+        if part in self.disjoint_parts:
+            names = () if part == "train" else (part,)  # the training part's draw is older than the others
+            chosen = torch.randint(len(self.names), (len(scores), 1), generator=generator(self.seed, "disjoint", *names))
             scores = scores.where(torch.arange(len(self.names)) == chosen, torch.nan)
         return scores
 

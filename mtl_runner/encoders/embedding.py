@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mtl_runner.batch import Fields, StreamSpec
 from mtl_runner.encoders.base import Dropout, Encoder, FeatureSpec, StreamSpecs
-from mtl_runner.errors import UserError, choices
+from mtl_runner.errors import NotApplicable, choices
 
 
 class Embedding(Encoder):
@@ -82,7 +82,7 @@ class InteractionStem(nn.Module):
         columns = len(spec.cardinalities)
         if set(spec.fields) - {"categorical", "numeric"} or not columns:
             reads = "reads categorical columns, with or without numbers"
-            raise UserError(f"encoder=embedding {reads}, and the data set gives {choices(spec.fields)}; see encoder=mlp")
+            raise NotApplicable(f"encoder=embedding {reads}, and the data set gives {choices(spec.fields)}; see encoder=mlp")
         self.products = products and columns > 1
         self.embeddings = nn.ModuleList(nn.Embedding(cardinality, size, padding_idx=0) for cardinality in spec.cardinalities)
         with torch.no_grad():

@@ -11,7 +11,7 @@ from mtl_runner.encoders import pooling
 from mtl_runner.encoders.attention import Attention, Block, check_heads
 from mtl_runner.encoders.base import Dropout, Encoder, FeatureSpec, StreamSpecs
 from mtl_runner.encoders.pooling import Pooled
-from mtl_runner.errors import UserError, choices
+from mtl_runner.errors import NotApplicable, choices
 
 
 class FTTransformer(Encoder):
@@ -78,7 +78,9 @@ class FeatureTokenizer(nn.Module):
         categories = len(spec.cardinalities)
         if set(spec.fields) - set(FTTransformer.needs) or not self.numbers + categories:
             given = choices(spec.fields) if set(spec.fields) - set(FTTransformer.needs) else "no column"
-            raise UserError(f"encoder=ft_transformer reads columns of a table, and the data set gives {given}; see encoder=mlp")
+            raise NotApplicable(
+                f"encoder=ft_transformer reads columns of a table, and the data set gives {given}; see encoder=mlp"
+            )
         first = torch.tensor([0, *spec.cardinalities]).cumsum(0)
         self.register_buffer("offsets", first[:-1].clone(), persistent=False)
         self.cls = _vectors(1, width)

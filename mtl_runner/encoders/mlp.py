@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mtl_runner.encoders.base import Dropout, Encoder, FeatureSpec, StreamSpecs
 from mtl_runner.encoders.stems import VectorStem
-from mtl_runner.errors import UserError
+from mtl_runner.errors import NotApplicable
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 NORMS: dict[str, type[nn.Module]] = {"layer": nn.LayerNorm, "batch": nn.BatchNorm1d}
@@ -60,7 +60,7 @@ class MLP(Encoder):
         stems = {name: VectorStem(spec, embedding_size) for name, spec in streams.items()}
         widths = {name: stem.width for name, stem in stems.items()}
         if 0 in widths.values():
-            raise UserError("encoder=mlp: the input has no columns; at least one is needed")
+            raise NotApplicable("encoder=mlp: the input has no columns; at least one is needed")
         if len(set(widths.values())) > 1:
             # streams of different width meet in the first hidden layer's space
             stems = {name: nn.Sequential(stem, nn.Linear(stem.width, hidden[0])) for name, stem in stems.items()}  # type: ignore[misc]
@@ -68,7 +68,7 @@ class MLP(Encoder):
         self.stems = nn.ModuleDict(stems)
         sizes = [next(iter(widths.values())), *hidden]
         if residual and all(before != after for before, after in pairwise(sizes)):
-            raise UserError(f"encoder.residual=true: no hidden layer keeps its input's width ({', '.join(map(str, sizes))})")
+            raise NotApplicable(f"encoder.residual=true: no hidden layer keeps its input's width ({', '.join(map(str, sizes))})")
         self.stages = nn.ModuleList()
         for width, size in pairwise(sizes):
             layers: list[nn.Module] = [nn.Linear(width, size)]

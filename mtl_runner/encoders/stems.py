@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from mtl_runner.batch import Fields, StreamSpec
 from mtl_runner.encoders.base import StreamSpecs
-from mtl_runner.errors import UserError
+from mtl_runner.errors import NotApplicable
 
 
 def embedding_width(cardinality: int) -> int:
@@ -81,7 +81,7 @@ def image_stems(encoder: str, streams: StreamSpecs) -> tuple[nn.ModuleDict, tupl
         streams: the input streams; each has a field ``image`` and no other.
 
     Raises:
-        UserError: a stream has other fields.
+        NotApplicable: a stream has other fields.
     """
     shapes = {name: _image_shape(encoder, spec) for name, spec in streams.items()}
     channels, height, width = (max(sizes) for sizes in zip(*shapes.values(), strict=True))
@@ -93,5 +93,7 @@ def image_stems(encoder: str, streams: StreamSpecs) -> tuple[nn.ModuleDict, tupl
 def _image_shape(encoder: str, spec: StreamSpec) -> tuple[int, ...]:
     if set(spec.fields) != {"image"}:
         given = ", ".join(spec.fields) or "none"
-        raise UserError(f"encoder={encoder} reads one image per example, and the data set gives {given}; for these: encoder=mlp")
+        raise NotApplicable(
+            f"encoder={encoder} reads one image per example, and the data set gives {given}; for these: encoder=mlp"
+        )
     return tuple(spec.fields["image"])

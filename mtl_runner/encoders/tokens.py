@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mtl_runner.batch import Fields, StreamSpec
 from mtl_runner.encoders.base import Dropout, StreamSpecs
-from mtl_runner.errors import UserError, choices
+from mtl_runner.errors import NotApplicable, choices
 
 SCALE = 0.02
 """Standard deviation of initial vectors of tokens and positions in BERT and ViT."""
@@ -23,12 +23,12 @@ def only_field(streams: StreamSpecs, allowed: Sequence[str], encoder: str) -> di
     """The one field of each stream.
 
     Raises:
-        UserError: it is none of ``allowed``, or not the only one.
+        NotApplicable: it is none of ``allowed``, or not the only one.
     """
     for spec in streams.values():
         if len(spec.fields) != 1 or next(iter(spec.fields)) not in allowed:
             given = f"encoder={encoder} reads {' or '.join(allowed)} alone, and the data set gives {choices(spec.fields)}"
-            raise UserError(f"{given}; for these: encoder=mlp")
+            raise NotApplicable(f"{given}; for these: encoder=mlp")
     return {name: next(iter(spec.fields)) for name, spec in streams.items()}
 
 
@@ -40,7 +40,7 @@ def token_mask(fields: Fields) -> Tensor | None:
 def same_length(lengths: Sequence[int], encoder: str) -> int:
     """The length of all streams' sequences, which heads without pooling need to be one."""
     if len(set(lengths)) > 1:
-        raise UserError(
+        raise NotApplicable(
             f"encoder={encoder} encoder.pool=none: sequences need one length in all streams, and have {choices(lengths)}"
         )
     return lengths[0]

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from mtl_runner.encoders.base import Encoder, FeatureSpec, StreamSpecs
 from mtl_runner.encoders.stems import image_stems
-from mtl_runner.errors import UserError
+from mtl_runner.errors import NotApplicable
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
@@ -81,7 +81,7 @@ class UNet(Encoder):
         norm: batch (BatchNorm), group (GroupNorm with one group: no batch statistics) or none.
 
     Raises:
-        UserError: the images are halved to less than a pixel.
+        NotApplicable: the images are halved to less than a pixel.
     """
 
     needs = ("image",)
@@ -98,7 +98,7 @@ class UNet(Encoder):
         self.stems, (inputs, height, width) = image_stems("unet", streams)
         deepest = max((max(height, width) - 1).bit_length(), 1)
         if depth > deepest:
-            raise UserError(f"encoder.depth={depth}: images of {height} × {width} can be halved {deepest} times at most")
+            raise NotApplicable(f"encoder.depth={depth}: images of {height} × {width} can be halved {deepest} times at most")
         around = (*_margins(width, 2**depth), *_margins(height, 2**depth))
         sizes = [channels * 2**level for level in range(depth + 1)]
         levels = range(depth)

@@ -14,7 +14,7 @@ from mtl_runner.figures.labels import label_shares
 from mtl_runner.figures.precision_recall import precision_recall
 from mtl_runner.figures.reliability import reliability
 from mtl_runner.figures.sheet import Sheet, Sheets
-from mtl_runner.figures.style import MOST_TASKS, file_name
+from mtl_runner.figures.style import MOST_TASKS, PNG, QUICK, file_name
 from mtl_runner.figures.table import heat_map
 
 if TYPE_CHECKING:
@@ -33,8 +33,15 @@ def draw(folder: Path) -> None:
     ``precision_recall_<task>.png`` · ``gradient_cosines.png`` · ``sharing_<table>.png``.
     Where there are many tasks, the first ``MOST_TASKS`` have their own.
     """
+    from matplotlib import rc_context
+
     target = folder / "figures"
     target.mkdir(exist_ok=True)
+    with rc_context(QUICK):
+        _draw(folder, target)
+
+
+def _draw(folder: Path, target: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(_text(folder / "labels.csv"), newline="")))
     if (labels := label_shares(rows)) is not None:
         _save(labels, target / "labels.png")
@@ -60,7 +67,7 @@ def draw(folder: Path) -> None:
 def _save(figure: "Figure | Sheet", path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a class name in a script that the font lacks
-        figure.savefig(path)
+        figure.savefig(path, pil_kwargs=PNG)
 
 
 def _text(path: Path) -> str:

@@ -47,7 +47,9 @@ def confusion_matrix(task: str, classes: Sequence[str], matrix: Sequence[Sequenc
     )
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(
-        image, cax=figure.add_axes(((margin + side + 0.12) / width, bottom / height, 0.1 / width, side / height))
+        image,
+        cax=figure.add_axes(((margin + side + 0.12) / width, bottom / height, 0.1 / width, side / height)),
+        ticks=(0, 0.5, 1),
     )
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7, length=0, colors=INK)

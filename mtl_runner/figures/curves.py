@@ -74,8 +74,8 @@ class _Grid:
         axes.spines[["left", "bottom"]].set_color(TRAIN)
         axes.grid(color=PALE, linewidth=0.8)
         axes.tick_params(labelsize=7.5, length=2, colors=INK)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+        axes.yaxis.set_major_locator(MaxNLocator(3))
         return axes
 
 

@@ -55,8 +55,9 @@ def _blank(limit: float, decades: int) -> Sheet:
     upper.set(xlim=(0, limit), ylim=(0, limit))
     lower.set(xlim=(0, limit), yscale="log", ylim=(0.5, 1.2 * 10**decades))
     lower.minorticks_off()
+    lower.yaxis.set_major_formatter("{x:g}")  # powers set as formulas take longer than all other labels
     for axis in (upper.xaxis, upper.yaxis, lower.xaxis):
-        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_locator(MaxNLocator(4))
     upper.tick_params(labelbottom=False)
     upper.set_ylabel("observed share", fontsize=8, color=INK)
     lower.set_ylabel("examples", fontsize=8, color=INK)

@@ -1,6 +1,6 @@
 """Pictures of many tasks that differ in little: axes, ticks and grids, which take most of the time, are drawn once."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,11 +38,11 @@ class Sheet:
         """These are on the figure for this task only."""
         self._own += artists
 
-    def savefig(self, path: Path) -> None:
+    def savefig(self, path: Path, pil_kwargs: Mapping[str, Any] | None = None) -> None:
         """Write what ``figure.savefig`` would write."""
         from matplotlib.image import imsave
 
         self._canvas.restore_region(self._fixed)
         for artist in sorted(self._own, key=lambda each: each.get_zorder()):
             self.figure.draw_artist(artist)
-        imsave(path, self._canvas.buffer_rgba(), dpi=int(self.figure.dpi))
+        imsave(path, self._canvas.buffer_rgba(), dpi=int(self.figure.dpi), pil_kwargs=dict(pil_kwargs or {}))

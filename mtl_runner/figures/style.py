@@ -1,7 +1,7 @@
 """What the pictures have in common."""
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 if TYPE_CHECKING:
@@ -13,6 +13,11 @@ TRAIN, VALIDATION, INK, PALE = "#9aa5b1", "#1f6fb4", "#2f3a45", "#e4e8ec"
 
 MOST_TASKS = 40
 """Tasks with panels or pictures of their own, the first ones; the files that these are drawn from have all."""
+
+QUICK: dict[Any, Any] = {"text.hinting": "none", "axes.titley": 1.0}
+"""For matplotlib: letters as they are, and titles where they are. Half of its time goes into texts."""
+PNG = {"compress_level": 3}
+"""Half of the time of the usual level 6, for a fifth more in size."""
 
 _ENDS = (0.1, 0.25, 0.5, 1.0)
 DASHES = (0, (4, 3))

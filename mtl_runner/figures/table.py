@@ -14,7 +14,9 @@ _NUMBERED_COLUMNS, _NUMBERED_ROWS, _NAMED = 16, 50, 80
 """Columns and rows up to which cells have their numbers, and rows and columns their names."""
 
 
-def heat_map(title: str, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]]) -> "Figure":
+def heat_map(
+    title: str, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]], limit: float | None = None
+) -> "Figure":
     """Blue for what is large; where there are negative numbers, these are red, and 0 is white.
 
     Args:
@@ -22,6 +24,7 @@ def heat_map(title: str, rows: Sequence[str], columns: Sequence[str], values: Se
         rows: their names.
         columns: their names.
         values: a number for each row and column, NaN where there is none.
+        limit: the number with the deepest colour, which larger ones have too; else the largest one.
     """
     from matplotlib.figure import Figure
 
@@ -39,7 +42,7 @@ def heat_map(title: str, rows: Sequence[str], columns: Sequence[str], values: Se
     figure = Figure(figsize=whole, dpi=130)
     axes = figure.add_axes((left / whole[0], 0.2 / whole[1], width / whole[0], height / whole[1]))
     finite = [value for line in values for value in line if value == value]
-    most = max(map(abs, finite), default=1) or 1
+    most = limit or max(map(abs, finite), default=1) or 1
     signed = min(finite, default=0) < 0
     limits = {"cmap": "RdBu", "vmin": -most, "vmax": most} if signed else {"cmap": "Blues", "vmin": 0, "vmax": most}
     axes.imshow(values, aspect="auto", **limits)  # type: ignore[arg-type]
@@ -52,7 +55,7 @@ def heat_map(title: str, rows: Sequence[str], columns: Sequence[str], values: Se
     if len(rows) <= _NUMBERED_ROWS and len(columns) <= _NUMBERED_COLUMNS:
         _numbers(axes, values, _form(finite, most), most)
     beside = figure.add_axes(((left + width + 0.15) / whole[0], 0.2 / whole[1], 0.1 / whole[0], min(height, 2.4) / whole[1]))
-    bar = figure.colorbar(axes.images[0], cax=beside)
+    bar = figure.colorbar(axes.images[0], cax=beside, extend="both" if limit and signed else "neither")
     bar.outline.set(edgecolor=TRAIN, linewidth=0.5)
     bar.ax.tick_params(labelsize=7, length=0, colors=INK)
     figure.text(0.12 / whole[0], 1 - 0.3 / whole[1], title, fontsize=10, fontweight="bold", color=INK)

@@ -7,7 +7,7 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from mtl_runner.errors import UserError
+from mtl_runner.errors import NotApplicable
 from mtl_runner.imbalance.base import Criterion, cross_entropy, inverse_frequency, of_class
 from mtl_runner.imbalance.closed_form import with_slopes
 
@@ -52,7 +52,7 @@ class Focal(Criterion):
         elif targets.is_floating_point():
             self.weights = torch.tensor([1 - self.alpha, self.alpha], device=targets.device).expand(len(targets), 2).clone()
         else:
-            raise UserError(
+            raise NotApplicable(
                 f"imbalance.focal.alpha={self.alpha} is a weight of the positive class of binary tasks; "
                 "with a multiclass task it can be null or inverse_frequency (or limit it: imbalance.focal.tasks=[…])"
             )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtl_runner.batch import Split, TargetSpec, labelled
-from mtl_runner.errors import UserError
+from mtl_runner.errors import NotApplicable
 from mtl_runner.imbalance.base import Resampler
 from mtl_runner.imbalance.rows import on
 
@@ -66,7 +66,7 @@ class JointSampling(Resampler):
         tasks: balance these tasks only; all binary and multiclass tasks otherwise.
 
     Raises:
-        UserError: a task has one label for each position of an example, which rows cannot be chosen by.
+        NotApplicable: a task has one label for each position of an example, which rows cannot be chosen by.
     """
 
     kinds = frozenset({"binary", "multiclass"})
@@ -110,7 +110,7 @@ class JointSampling(Resampler):
 def _codes(name: str, target: Tensor) -> NDArray[np.int16] | None:
     """Class numbers from 0 on [N], without the classes that do not occur, -1 where there is no label; None if fewer than two."""
     if target.ndim > 1:
-        raise UserError(f"imbalance.joint_sampling: task {name} has more than one label a row; leave it out with tasks=[…]")
+        raise NotApplicable(f"imbalance.joint_sampling: task {name} has more than one label a row; leave it out with tasks=[…]")
     known = labelled(target).numpy()
     classes, codes = np.unique(target.numpy()[known].astype(np.int64), return_inverse=True)
     if len(classes) < 2:

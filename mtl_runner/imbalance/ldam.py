@@ -7,7 +7,7 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
-from mtl_runner.errors import UserError
+from mtl_runner.errors import NotApplicable
 from mtl_runner.imbalance.base import Criterion, class_counts, cross_entropy, of_class
 from mtl_runner.imbalance.class_weights import effective_number
 
@@ -65,10 +65,12 @@ class LDAM(Criterion):
         """The cosine form of a linear head, with its weights.
 
         Raises:
-            UserError: it is none.
+            NotApplicable: it is none.
         """
         if not hasattr(head, "positions") or not hasattr(head, "weight"):
-            raise UserError(f"imbalance.ldam: normalises linear heads, and {type(head).__name__} is none; choose another loss")
+            raise NotApplicable(
+                f"imbalance.ldam: normalises linear heads, and {type(head).__name__} is none; choose another loss"
+            )
         return CosineHeads(head, self.scale)
 
     def before_epoch(self, epoch: int, epochs: int) -> None:

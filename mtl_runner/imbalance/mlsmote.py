@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtl_runner.batch import Fields, Split, TargetSpec
-from mtl_runner.errors import UserError
+from mtl_runner.errors import NotApplicable
 from mtl_runner.imbalance.base import Resampler
 from mtl_runner.imbalance.multilabel import irlbl, labels_of, mean_ir
 from mtl_runner.imbalance.rows import on, with_examples
@@ -51,7 +51,7 @@ class MLSMOTE(Resampler):
         tasks: count and make the labels of these tasks only; of all binary and multiclass tasks otherwise.
 
     Raises:
-        UserError: a task has more than one label a row.
+        NotApplicable: a task has more than one label a row.
     """
 
     kinds = frozenset({"binary", "multiclass"})
@@ -70,7 +70,7 @@ class MLSMOTE(Resampler):
         for stream in split.inputs:
             labels = labels_of(split, stream, targets, "mlsmote")
             if labels.any() and (unknown := set(split.inputs[stream]) - self.needs):
-                raise UserError(
+                raise NotApplicable(
                     f"imbalance.mlsmote: input {stream} has {', '.join(sorted(unknown))}; only numeric and categorical"
                 )
             limit = mean_ir(irlbl(labels.sum(0)))

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from mtl_runner.batch import Split, TargetSpec
-from mtl_runner.errors import UserError
+from mtl_runner.errors import NotApplicable
 from mtl_runner.imbalance.rows import on
 
 Labels = NDArray[np.bool_]
@@ -28,7 +28,7 @@ def labels_of(split: Split, stream: str, targets: Mapping[str, TargetSpec], opti
             continue
         target = split.targets[name]
         if target.ndim > 1:
-            raise UserError(f"imbalance.{option}: task {name} has more than one label a row; leave it out with tasks=[…]")
+            raise NotApplicable(f"imbalance.{option}: task {name} has more than one label a row; leave it out with tasks=[…]")
         classes = [1] if targets[name].kind == "binary" else range(len(targets[name].classes))
         columns.append(torch.stack([target == label for label in classes], 1).numpy())
     labels = np.hstack(columns)

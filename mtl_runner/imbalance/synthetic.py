@@ -14,7 +14,7 @@ from annotated_types import Gt, Le
 from torch import Tensor
 
 from mtl_runner.batch import Fields, Split, TargetSpec, labelled
-from mtl_runner.errors import UserError
+from mtl_runner.errors import NotApplicable
 from mtl_runner.imbalance.base import Resampler
 from mtl_runner.imbalance.rows import on, unlabelled_at, with_examples, without
 from mtl_runner.imbalance.tables import Labels, Mask, Table, as_fields, as_table, nearest, snapped, space
@@ -148,7 +148,7 @@ class Synthetic(Resampler):
         stream, target = split.streams[name], split.targets[name]
         fields = split.inputs[stream]
         if not self.nominal and "categorical" in fields:
-            raise UserError(
+            raise NotApplicable(
                 f"imbalance.{self.option}: task {name} reads categorical columns, and {self.option} has no rule for them; "
                 f"imbalance=smote and smote_tomek have one, or limit this one to other tasks: imbalance.{self.option}.tasks=[…]"
             )
@@ -174,7 +174,7 @@ class Synthetic(Resampler):
         if not isinstance(self.sampling_strategy, str):
             share = self.sampling_strategy
             if len(spec.classes) != 2:
-                raise UserError(
+                raise NotApplicable(
                     f"imbalance.{self.option}.sampling_strategy={share}: a number is for tasks with two classes, and "
                     f"{problem.task} has {len(spec.classes)}; auto, minority and not majority are for any number of them"
                 )

@@ -4,15 +4,15 @@ import copy
 import importlib.metadata
 import json
 import logging
+import platform
 import shutil
-import tempfile
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
+import yaml
 from torch import Tensor, nn
 
 from mtl_runner.datasets.preparation import Preparation
@@ -54,10 +54,10 @@ def package(folder: Path, model: nn.Module) -> Path | None:
         return None
     with torch.inference_mode():
         predicted = columns(program.module()(inputs), read_specs(data)[1])
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / "program.pt2"
-        torch.export.save(program, path)
-        _save(target, {"program": str(path), "data": str(folder / "data.json")}, _signature(preparation, predicted))
+    (target / "artifacts").mkdir(parents=True)
+    torch.export.save(program, target / "artifacts" / "program.pt2")
+    shutil.copyfile(folder / "data.json", target / "artifacts" / "data.json")
+    _describe(target, _signature(preparation, predicted))
     return target
 
 
@@ -88,19 +88,39 @@ def _signature(preparation: Preparation, predicted: Mapping[str, pa.Array]) -> "
     return ModelSignature(Schema(inputs), Schema([ColSpec(kind, name) for name, kind in kinds.items()]))
 
 
-def _save(target: Path, artifacts: Mapping[str, str], signature: Any) -> None:
-    with warnings.catch_warnings():
-        # type hints and an example would let MLflow guess the signature, which is given; it warns of its own ones, too
-        warnings.filterwarnings("ignore", message=".*(type hint|input example)", category=UserWarning)
-        import mlflow.pyfunc
+def _describe(target: Path, signature: "ModelSignature") -> None:
+    """Beside the artifacts, what ``mlflow.pyfunc.save_model`` would write.
 
-        mlflow.pyfunc.save_model(
-            target,
-            python_model=str(Path(__file__).with_name("code.py")),
-            artifacts=dict(artifacts),
-            signature=signature,
-            pip_requirements=_requirements(),
-        )
+    That function looks through every file of every installed package first, to see whether the requirements are met: seconds.
+    """
+    from mlflow.models import Model
+
+    shutil.copyfile(Path(__file__).with_name("code.py"), target / "code.py")
+    requirements, python = _requirements(), platform.python_version()
+    (target / "requirements.txt").write_text("\n".join(requirements), encoding="utf-8")
+    _write_yaml(target / "python_env.yaml", {"python": python, "dependencies": ["-r requirements.txt"]})
+    conda = {
+        "channels": ["conda-forge"],
+        "dependencies": [f"python={python}", "pip", {"pip": requirements}],
+        "name": "mlflow-env",
+    }
+    _write_yaml(target / "conda.yaml", conda)
+    model = Model(signature=signature)
+    model.add_flavor(
+        "python_function",
+        loader_module="mlflow.pyfunc.loaders.code_model",
+        model_code_path="code.py",
+        artifacts={path.stem: {"path": f"artifacts/{path.name}"} for path in sorted((target / "artifacts").iterdir())},
+        env={"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
+        python_version=python,
+        streamable=False,
+    )
+    model.model_size_bytes = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    model.save(target / "MLmodel")
+
+
+def _write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(dict(content), sort_keys=False), encoding="utf-8")
 
 
 def _requirements() -> list[str]:

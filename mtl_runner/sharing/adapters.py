@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtl_runner.batch import Fields
 from mtl_runner.encoders.base import EncoderFactory, run_stages
-from mtl_runner.errors import UserError
+from mtl_runner.errors import NotApplicable
 from mtl_runner.sharing.adapted import Bottleneck, LowRank, TaskNorm, low_rank, replace
 from mtl_runner.sharing.base import Boundary, Inputs, Sharing, Table, own, shared_by_several
 
@@ -103,7 +103,7 @@ class Adapters(Sharing):
         for place, stage in enumerate(self.encoder.stages):
             if low_rank(stage):
                 return place
-        raise UserError(
+        raise NotApplicable(
             "sharing.kind=low_rank adapts linear layers, and the stages of this encoder have none; "
             "sharing.kind=residual takes any encoder"
         )

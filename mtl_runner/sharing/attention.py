@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mtl_runner.encoders.stack import run, stack
 from mtl_runner.encoders.stacked import Rows
-from mtl_runner.errors import UserError
+from mtl_runner.errors import NotApplicable
 from mtl_runner.sharing.channels import channels
 from mtl_runner.sharing.vectors import averages
 
@@ -68,7 +68,7 @@ class Fit(nn.Module):
         self.before, self.after = before, after
         self.pooled = len(after) == 1 and len(before) > 1
         if not self.pooled and (len(before) != len(after) or (len(before) == 2 and before[0] != after[0])):
-            raise UserError(
+            raise NotApplicable(
                 f"sharing=mtan: a stage of this encoder makes {list(after)} of {list(before)}, which attention cannot follow"
             )
         sides = zip(before[1:], after[1:], strict=True) if len(before) == len(after) == 3 and before[1:] != after[1:] else ()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mtl_runner.batch import Fields
 from mtl_runner.encoders.base import Encoder, EncoderFactory, FeatureSpec
 from mtl_runner.encoders.stacked import Rows, chosen
-from mtl_runner.errors import UserError, choices
+from mtl_runner.errors import NotApplicable, choices
 from mtl_runner.tasks.group import TaskGroup
 
 Boundary = tuple[Tensor, ...]
@@ -47,7 +47,7 @@ class Sharing(nn.Module, ABC):
         streams: the input stream of each task, in the order of the tasks.
 
     Raises:
-        UserError: there are several streams and the mode needs one, or fewer.
+        NotApplicable: there are several streams and the mode needs one, or fewer.
     """
 
     has_shared: ClassVar[bool] = True
@@ -68,7 +68,7 @@ class Sharing(nn.Module, ABC):
         self.order = sorted(set(streams.values()))
         if self.one_stream and len(self.order) > 1:
             option = type(self).__module__.rpartition(".")[2]
-            raise UserError(
+            raise NotApplicable(
                 f"sharing={option}: the tasks read {len(self.order)} input streams ({choices(self.order)}), "
                 f"and it needs one: {self.one_stream}; sharing=hard takes several"
             )

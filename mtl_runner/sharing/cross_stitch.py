@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mtl_runner.encoders.base import EncoderFactory
 from mtl_runner.encoders.stack import run
 from mtl_runner.encoders.stacked import Rows, chosen
-from mtl_runner.errors import UserError
+from mtl_runner.errors import NotApplicable
 from mtl_runner.sharing.base import Boundary, Inputs, Table
 from mtl_runner.sharing.channels import channel_axis
 from mtl_runner.sharing.stitching import StitchedNetworks, mixed
@@ -58,7 +58,9 @@ class CrossStitch(StitchedNetworks):
         self.depth = stages if last or tasks == 1 else stages - 1
         """Number of stages after which there is a stitch; the last of these stitches is in the branches."""
         if self.depth == 0:
-            raise UserError("sharing.last=false: the encoder has one stage, after which there would be no stitch; true has one")
+            raise NotApplicable(
+                "sharing.last=false: the encoder has one stage, after which there would be no stitch; true has one"
+            )
         self.axes = [channel_axis(shape) for shape in self.shapes]
         self.stitches = nn.ParameterList()
         for shape, axis in zip(self.shapes[: self.depth], self.axes, strict=False):

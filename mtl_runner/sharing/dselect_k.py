@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtl_runner.encoders.base import EncoderFactory
 from mtl_runner.encoders.stacked import Rows
-from mtl_runner.errors import UserError
+from mtl_runner.errors import NotApplicable
 from mtl_runner.sharing.base import Boundary, Inputs
 from mtl_runner.sharing.experts import MultiGate
 from mtl_runner.sharing.selectors import ExampleSelectors, Selectors, StaticSelectors, disorder, unreachable
@@ -64,7 +64,7 @@ class DSelectK(MultiGate):
         shared_stages: Annotated[float, Ge(0), Lt(1)] = 0.0,
     ) -> None:
         if k > experts:
-            raise UserError(f"sharing.k={k}: there are {experts} experts to select from (sharing.experts)")
+            raise NotApplicable(f"sharing.k={k}: there are {experts} experts to select from (sharing.experts)")
         super().__init__(encoder, streams, experts, shared_stages)
         self.entropy = entropy
         kind = ExampleSelectors if per_example else StaticSelectors

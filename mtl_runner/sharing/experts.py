@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mtl_runner.encoders.base import EncoderFactory, run_stages
 from mtl_runner.encoders.stack import OneByOne, run, stack
 from mtl_runner.encoders.stacked import Rows
-from mtl_runner.errors import UserError
+from mtl_runner.errors import NotApplicable
 from mtl_runner.sharing.base import Boundary, Inputs, Sharing, Table, shared_by_several
 from mtl_runner.sharing.gates import Importance, mix
 from mtl_runner.sharing.vectors import Vector
@@ -71,7 +71,7 @@ class Mixture(Sharing):
         stages = len(self.encoder.stages)
         self.depth = round(shared_stages * stages)
         if self.depth == stages:
-            raise UserError(f"sharing.shared_stages={shared_stages}: none of the {stages} stages is left for the experts")
+            raise NotApplicable(f"sharing.shared_stages={shared_stages}: none of the {stages} stages is left for the experts")
         self.shapes = self.encoder.shapes()[self.depth :]
         self.encoder.stages = self.encoder.stages[: self.depth]
 

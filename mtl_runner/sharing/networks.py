@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mtl_runner.encoders.base import Encoder, EncoderFactory
 from mtl_runner.encoders.stack import EncoderStack
-from mtl_runner.errors import UserError
+from mtl_runner.errors import NotApplicable
 from mtl_runner.sharing.base import Boundary, Inputs, Sharing, Table, own
 
 Strength = Annotated[float, Ge(0)] | Sequence[Annotated[float, Ge(0)]]
@@ -89,9 +89,9 @@ def per_stage(strength: Strength, stages: int) -> list[float]:
     """λ of each stage.
 
     Raises:
-        UserError: there are not as many as stages, nor one.
+        NotApplicable: there are not as many as stages, nor one.
     """
     strengths = list(strength) if isinstance(strength, Sequence) else [strength] * stages
     if len(strengths) != stages:
-        raise UserError(f"sharing.strength={strengths}: this encoder has {stages} stages, and needs as many numbers, or one")
+        raise NotApplicable(f"sharing.strength={strengths}: this encoder has {stages} stages, and needs as many numbers, or one")
     return strengths

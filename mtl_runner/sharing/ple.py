@@ -8,7 +8,7 @@ from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
 from mtl_runner.encoders.base import EncoderFactory
-from mtl_runner.errors import UserError
+from mtl_runner.errors import NotApplicable
 from mtl_runner.sharing.base import Boundary, Inputs, Table, own, shared_by_several
 from mtl_runner.sharing.experts import Chain, Experts, Mixture, numbered
 from mtl_runner.sharing.extraction import Extraction
@@ -65,7 +65,7 @@ class PLE(Mixture):
         super().__init__(encoder, streams, shared_stages)
         stages = len(self.shapes) - 1
         if levels > stages:
-            raise UserError(f"sharing.levels={levels}: experts have {stages} stages, and a level needs at least one")
+            raise NotApplicable(f"sharing.levels={levels}: experts have {stages} stages, and a level needs at least one")
         self.readers = {stream: [task for task in self.tasks if streams[task] == stream] for stream in self.order}
         self.ends = [level * stages // levels for level in range(levels + 1)]
         self.shared_experts = nn.ModuleList(

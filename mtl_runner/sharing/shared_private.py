@@ -13,7 +13,7 @@ from mtl_runner.batch import Fields
 from mtl_runner.encoders.base import EncoderFactory, FeatureSpec
 from mtl_runner.encoders.stack import EncoderStack, run
 from mtl_runner.encoders.stacked import Rows
-from mtl_runner.errors import UserError
+from mtl_runner.errors import NotApplicable
 from mtl_runner.seeding import Replay
 from mtl_runner.sharing.base import Boundary, Inputs, Table, shared_by_several
 from mtl_runner.sharing.channels import channel_axis, widened
@@ -63,7 +63,7 @@ class SharedPrivate(Networks):
     ) -> None:
         super().__init__(encoder, streams)
         if adversarial and len(self.order) < 2:
-            raise UserError(
+            raise NotApplicable(
                 f"sharing.adversarial={adversarial}: all tasks read one input stream, so that there is nothing to tell tasks "
                 "apart by; it needs several streams, and with one it has to be 0"
             )

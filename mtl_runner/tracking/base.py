@@ -1,7 +1,7 @@
 """What a tracker is to training: something that is told, and that can neither stop nor delay it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -22,6 +22,8 @@ class Tracker(ABC):
 
     keeps_model: ClassVar[bool] = False
     """Whether ``finish`` passes on ``model/``, which is made only then."""
+    imports: ClassVar[Sequence[str]] = ()
+    """Modules that a run imports for it, and that take long: the jobs of a sweep have them from the start."""
 
     def prepare(self, experiment: str) -> None:
         """Creates what parallel runs would otherwise create at the same time. Called once, before they start."""

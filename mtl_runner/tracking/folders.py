@@ -4,6 +4,7 @@ import atexit
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from mtl_runner.errors import UserError
@@ -36,11 +37,11 @@ def sync(run_dir: str | Path, uri: str | None = None) -> str:
         raise UserError(f"MLflow at {place}: {reason(error)}") from error
 
 
-def locate(run: str | Path, uri: str | None = None) -> Path:
+def locate(run: str | Path, uri: str | None = None, only: Sequence[str] = ()) -> Path:
     """The folder of a run, which is given as such or by its MLflow identifier.
 
-    Where the identifier's folder is not on this machine, what MLflow keeps of it is fetched into a folder that goes with the
-    process.
+    Where the identifier's folder is not on this machine, what MLflow keeps of it, or the files ``only``, is fetched into a folder
+    that goes with the process.
 
     Raises:
         UserError: there is no such folder, and no such run in MLflow.
@@ -58,6 +59,8 @@ def locate(run: str | Path, uri: str | None = None) -> Path:
             return folder
         fetched = tempfile.mkdtemp(prefix="mtl-")
         atexit.register(shutil.rmtree, fetched, ignore_errors=True)
-        return Path(client.download_artifacts(str(run), "", fetched))
+        for name in only or ("",):
+            client.download_artifacts(str(run), name, fetched)
+        return Path(fetched)
     except Exception as error:
         raise UserError(f"MLflow at {place}: {reason(error)}") from error

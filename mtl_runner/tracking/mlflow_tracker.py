@@ -24,6 +24,7 @@ class MlflowTracker(Tracker):
     """
 
     keeps_model = True
+    imports = ("mtl_runner.tracking.warm", "mtl_runner.serving.warm")
 
     def __init__(self, *, uri: str | None = None) -> None:
         self.uri = resolve(uri)

@@ -130,7 +130,7 @@ class Record:
 
     def artifacts(self) -> list[tuple[Path, str | None]]:
         """Each file to keep and its folder in MLflow, the largest last; no link that leads out of the run folder."""
-        results = ("test_metrics.json", "curves.json", "gradients.json", "metrics.jsonl")
+        results = ("test_metrics.json", "validation_metrics.json", "curves.json", "gradients.json", "metrics.jsonl")
         files = [self.folder / name for name in ("config.yaml", "status.json", "data.json", "labels.csv", *results)]
         files += sorted((self.folder / "figures").glob("*.png")) + sorted((self.folder / "sharing").glob("*.csv"))
         files += sorted(path for path in (self.folder / "model").rglob("*") if path.is_file())

@@ -12,7 +12,9 @@ from mtl_runner.tracking.session import CALL, Session, hurry
 _log = logging.getLogger(__name__)
 
 INTERVAL = 1.0
-"""Seconds between two batches while training runs: epochs that take milliseconds share one, and leave the processor alone."""
+"""Seconds between two batches while training runs, at least: epochs that take milliseconds share one."""
+REST = 20
+"""Between two batches it rests for so many times the processor's time for the last one: training loses a twentieth at most."""
 
 
 class GivenUp(Exception):
@@ -62,8 +64,11 @@ class Sender:
         try:
             session = Session(self._folder, self._uri, self._beat)
             session.open(running=True)
-            while (lines := self._next()) is not None:
+            rest = INTERVAL
+            while (lines := self._next(rest)) is not None:
+                began = time.thread_time()
                 session.send(lines)
+                rest = max(INTERVAL, REST * (time.thread_time() - began))
             assert self._state is not None
             with hurry():
                 session.close(self._state)
@@ -77,11 +82,11 @@ class Sender:
                 self._over = True
                 self._changed.notify_all()
 
-    def _next(self) -> list[Line] | None:
-        """The lines that wait, or None when there are none and there will be none."""
+    def _next(self, rest: float) -> list[Line] | None:
+        """The lines that wait, some seconds after the first, or None when there are none and there will be none."""
         with self._changed:
             self._changed.wait_for(lambda: self._lines or self._state)
-            self._changed.wait_for(lambda: self._state, INTERVAL)
+            self._changed.wait_for(lambda: self._state, rest)
             lines, self._lines = self._lines, []
             return lines or None
 

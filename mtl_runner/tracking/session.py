@@ -226,12 +226,21 @@ _ENVIRONMENT = {
 }
 
 
+_KIND, _TRAINING = "mlflow.experimentKind", "custom_model_development"
+_GUESSED = (None, "", "no_inferred_type", "genai_development_inferred")
+"""Kinds that nobody chose: none, and what MLflow's page takes an experiment for that has no runs yet."""
+
+
 def _experiment(client: "MlflowClient", name: str, artifacts: str | None) -> str:
+    """The identifier of the experiment, made if need be, and one whose page opens on its training runs.
+
+    Without a kind, MLflow's page guesses one, and may show traces of language models first. A kind that a person chose stays.
+    """
     from mlflow.exceptions import MlflowException
 
     if (found := client.get_experiment_by_name(name)) is None:
         try:
-            return str(client.create_experiment(name, artifact_location=artifacts))
+            return str(client.create_experiment(name, artifact_location=artifacts, tags={_KIND: _TRAINING}))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -239,6 +248,8 @@ def _experiment(client: "MlflowClient", name: str, artifacts: str | None) -> str
     assert found is not None
     if found.lifecycle_stage != "active":
         raise ValueError(f"the experiment {name} was deleted there; restore it or choose another name")
+    if found.tags.get(_KIND) in _GUESSED:
+        client.set_experiment_tag(found.experiment_id, _KIND, _TRAINING)
     return str(found.experiment_id)
 
 

@@ -175,14 +175,14 @@ def test_running_a_strangers_configuration(
 
 
 @pytest.mark.parametrize("attack", SHOWN_TOO, indirect=True)
-@pytest.mark.parametrize("flags", [("--help",), ("--cfg", "hydra", "--resolve")])
+@pytest.mark.parametrize("flags", [pytest.param(("--help",), marks=pytest.mark.slow), ("--cfg", "hydra", "--resolve")])
 def test_showing_a_strangers_configuration(attack: None, mtl_run: Command, folder: Path, flags: tuple[str, ...]) -> None:
     mtl_run("--config-dir", ".", "-cn", "study", *flags)
     assert _harmless(folder)
 
 
 @pytest.mark.parametrize("attack", [*SHOWN_TOO, "a tracker"], indirect=True)
-@pytest.mark.parametrize("flag", ["--help", "--hydra-help"])
+@pytest.mark.parametrize("flag", ["--help", pytest.param("--hydra-help", marks=pytest.mark.slow)])
 def test_showing_a_strangers_sweep(attack: None, mtl_run: Command, folder: Path, flag: str) -> None:
     mtl_run("-m", flag, "--config-dir", ".", "-cn", "study")
     assert _harmless(folder)

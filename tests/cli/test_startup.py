@@ -46,5 +46,8 @@ def test_help_takes_less_than_a_second(command: str) -> None:
     def imports() -> object:
         return subprocess.run([sys.executable, "-c", "import hydra._internal.hydra, hydra._internal.utils, typer"], check=True)
 
-    times = [(seconds(lambda: _start(command)), seconds(imports)) for _ in range(3)]
-    assert min(time for time, _ in times) < max(1.0, 5 * min(time for _, time in times)), times
+    times: list[tuple[float, float]] = []
+    while not times or min(time for time, _ in times) >= max(1.0, 5 * min(time for _, time in times)):
+        assert len(times) < 3, times
+        own = seconds(lambda: _start(command))
+        times.append((own, 0.0 if own < 1 else seconds(imports)))

@@ -456,7 +456,6 @@ def test_decisions_are_made_on_validation_examples(
     option: str, train: Train, told: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once for each task, in the whole of a run: all of its labelled ones, and no other."""
-    monkeypatch.setattr("mtl_runner.figures.draw", lambda folder: None)
     path, data = told("a fold of groups")
     seen: dict[str, list[Tensor]] = {}
     priors = {}
@@ -780,9 +779,8 @@ def test_decisions_do_not_depend_on_the_order_of_classes(option: str, classes: i
 
 
 @pytest.fixture
-def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def table(tmp_path: Path) -> list[str]:
     """The overrides that make a run on the table."""
-    monkeypatch.setattr("mtl_runner.figures.draw", lambda folder: None)
     path = write_table(tmp_path / "table.csv")
     return [*on_table(path, *SPLITS["groups"]), "encoder.dropout=0.1", "trainer.batch_size=40"]
 

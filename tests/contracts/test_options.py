@@ -53,11 +53,6 @@ RUNNING = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtl_runner.figures.draw", lambda folder: None)
-
-
 def finished(folder: Path) -> None:
     """The run came to its end, and every main task has a finite primary metric."""
     assert json.loads((folder / "status.json").read_text())["state"] == "finished"

@@ -94,13 +94,21 @@ def tried(mode: tuple[str, ...], encoder: str, streams: str) -> bool:
     return encoder in QUICK or streams == ("two" if several else "one")
 
 
+def quick(mode: tuple[str, ...], encoder: str, streams: str) -> bool:
+    """Each mode and variant with vectors, each mode with maps or sequences, each encoder with hard sharing; the rest is slow."""
+    if encoder == "mlp" or mode == ("sharing=hard",):
+        return True
+    other = QUICK[1 + options("sharing").index(name_of(mode)) % 2]
+    return len(mode) == 1 and (encoder, streams) == (other, "one" if name_of(mode) in NEEDS_ONE_STREAM else "two")
+
+
 PAIRS = [
     pytest.param(
         mode,
         encoder,
         streams,
         id=",".join([*(part.split("=", 1)[1] for part in mode), encoder, streams]),
-        marks=[] if encoder in QUICK or name_of(mode) in ("none", "hard", "soft") else pytest.mark.slow,
+        marks=[] if quick(mode, encoder, streams) else pytest.mark.slow,
     )
     for mode, encoder, streams in itertools.product(MODES, options("encoder"), ("one", "two"))
     if tried(mode, encoder, streams)
@@ -226,12 +234,22 @@ def test_every_mode_trains(mode: Mode, encoder: str, streams: str, make_config: 
         assert table.values.shape == (len(table.rows), len(table.columns)) and not table.values.isinf().any()
 
 
-@modes
-@pytest.mark.parametrize("weighting", ["equal", "moco"])
+WITH_STATE = [mode for mode in MODES if name_of(mode) not in NOTHING_SHARED | {"none"} and "sharing.shared_stages=0" not in mode]
+"""Modes that a weighting with a state of its own can be tried with: it needs something that is shared."""
+
+
+@pytest.mark.parametrize(
+    ("mode", "weighting"),
+    [
+        *(pytest.param(mode, "equal", id=",".join(mode)) for mode in MODES),
+        *(
+            pytest.param(mode, "moco", id=",".join([*mode, "moco"]), marks=[] if len(mode) == 1 else pytest.mark.slow)
+            for mode in WITH_STATE
+        ),
+    ],
+)
 def test_a_resumed_run_goes_on_bit_by_bit(mode: Mode, weighting: str, make_config: Callable[..., DictConfig]) -> None:
     rows = data("one", "mlp")
-    if (weighting != "equal" and name_of(mode) in NOTHING_SHARED | {"none"}) or "sharing.shared_stages=0" in mode:
-        weighting = "equal"
     config = make_config(*mode, *small("mlp"), "encoder.dropout=0.2", f"weighting={weighting}", "trainer.epochs=3")
     whole = training_on(rows, config)
     list(whole.fit())
@@ -327,7 +345,7 @@ def test_private_stages_start_as_the_tasks_own_encoder_does(model: Model) -> Non
     "encoder",
     [
         ["encoder=mlp", "encoder.hidden=[16,8]", "encoder.dropout=0.2"],
-        ["encoder=cnn", "encoder.channels=[4,6]", "encoder.width=12"],
+        pytest.param(["encoder=cnn", "encoder.channels=[4,6]", "encoder.width=12"], marks=pytest.mark.slow),
     ],
 )
 def test_soft_without_strength_is_none(encoder: list[str], train: Callable[..., Path]) -> None:

@@ -206,6 +206,7 @@ def test_no_global_state_of_pyplot(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script, tmp_path], check=True, cwd=Path(__file__).parents[2])
 
 
+@pytest.mark.slow
 def test_a_thousand_tasks_are_not_drawn_one_by_one(tmp_path: Path) -> None:
     names = [f"task_{i}" for i in range(1000)]
     (tmp_path / "confusion.json").write_text(

@@ -270,7 +270,6 @@ def test_a_resumed_run_ends_with_the_same_file(
     tmp_path: Path,
 ) -> None:
     """Interrupted in its second epoch, or, with a larger budget, after its end, which may lie within an epoch."""
-    monkeypatch.setattr("mtl_runner.figures.draw", lambda folder: None)
     key = begun.removeprefix("trainer.").split("=")[0]
     folder = tmp_path / "begun"
     if goal is None:
@@ -297,6 +296,7 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.usefixtures("figures_too")
 def test_the_folder_has_numbers_and_picture(train: Callable[..., Path]) -> None:
     folder = train(*RUN, "weighting=pcgrad")
     found = json.loads((folder / "gradients.json").read_text())
@@ -309,6 +309,5 @@ def test_the_folder_has_numbers_and_picture(train: Callable[..., Path]) -> None:
         assert all(safe(name) == name for name in names)
 
 
-def test_without_gradients_there_is_no_file(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtl_runner.figures.draw", lambda folder: None)
+def test_without_gradients_there_is_no_file(train: Callable[..., Path]) -> None:
     assert not (train(*RUN, "trainer.epochs=1") / "gradients.json").exists()

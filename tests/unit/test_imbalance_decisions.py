@@ -157,7 +157,7 @@ def test_no_offset_of_a_single_class_is_better_still(objective: str, seed: int) 
             assert figure(objective, labels, (logits.double() + tried).argmax(1), COSTS[3]) <= best + 1e-6
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES[:3])
+@pytest.mark.parametrize("objective", ["f1", *(pytest.param(each, marks=pytest.mark.slow) for each in OBJECTIVES[1:3])])
 def test_offsets_come_near_the_best_on_a_grid(objective: str) -> None:
     """Most of what there is to win, on average, is won."""
     won = most = 0.0

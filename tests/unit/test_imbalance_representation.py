@@ -185,7 +185,7 @@ def state_of(training: Training) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("sharing", ["none", "hard", "soft", "mmoe", "ltb", "clustered", "task_relation"])
-@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize("norm", [pytest.param("none", marks=pytest.mark.slow), "batch"])
 def test_only_the_heads_of_the_tasks_served_move(sharing: str, norm: str, make_config: Callable[..., DictConfig]) -> None:
     """Batch statistics, what a sharing mode learns between epochs and the other heads included."""
     config = make_config(
@@ -253,8 +253,7 @@ def test_a_limit_to_tasks_leaves_the_others_their_heads(make_config: Callable[..
     assert moved and all(name.startswith(f"groups.{key}.") for name in moved)
 
 
-def test_a_run_of_two_phases_says_so(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtl_runner.figures.draw", lambda folder: None)
+def test_a_run_of_two_phases_says_so(train: Callable[..., Path]) -> None:
     folder = train(*RETRAINED, "dataset.long_tail=20", "trainer.epochs=2")
     log = (folder / "run.log").read_text()
     assert "second phase: digit,parity: weights of epoch" in log and "of 5 kept" in log

@@ -135,7 +135,7 @@ def dual(gramian: Tensor, simplex: Tensor, c: float) -> Tensor:
     return simplex @ gramian @ mean + c * ((mean @ gramian @ mean) * (simplex @ gramian @ simplex)).clamp_min(0).sqrt()
 
 
-@pytest.mark.parametrize("c", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("c", [pytest.param(0.1, marks=pytest.mark.slow), 0.5, pytest.param(0.9, marks=pytest.mark.slow)])
 def test_cagrad_is_optimal_and_never_worse_than_what_clarabel_finds(c: float) -> None:
     oracle = CAGradWeighting(c)
     compared = 0

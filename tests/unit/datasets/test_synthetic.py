@@ -78,6 +78,16 @@ def test_disjoint_rows_have_one_label_each():
     assert all(labelled(labels).sum() > 700 for labels in split.targets.values())
 
 
+def test_any_part_can_be_disjoint():
+    first = Synthetic(n_tasks=3, disjoint=True).load().splits
+    both = Synthetic(n_tasks=3, disjoint=True, disjoint_parts=["train", "validation"]).load().splits
+    assert all(
+        torch.equal(first["train"].targets[name].isnan(), both["train"].targets[name].isnan()) for name in first["train"].targets
+    )
+    counts = {part: sum(labelled(labels).int() for labels in both[part].targets.values()) for part in both}
+    assert (counts["validation"] == 1).all() and (counts["test"] == 3).all()
+
+
 def test_one_option_leaves_the_other_draws():
     plain, more = Synthetic().load(), Synthetic(missing=0.3, validation_rows=500, positive_share=0.3).load()
     assert torch.equal(plain.splits["train"].inputs["input"]["numeric"], more.splits["train"].inputs["input"]["numeric"])

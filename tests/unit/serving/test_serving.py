@@ -34,6 +34,8 @@ from mtl_runner.predictions import columns
 from mtl_runner.serving import package
 from mtl_runner.serving.packaging import export
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*type hint:UserWarning")  # of MLflow's own hints, when pyfunc is imported
+
 CONF = Path(__file__).parents[3] / "conf"
 OPTIONS = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in ("sharing", "encoder")}
 
@@ -61,9 +63,16 @@ PAIRS = [
     *(("hard", encoder) for encoder in OPTIONS["encoder"] if encoder not in {"mlp"} | ELSEWHERE),
     *product(("none", "soft"), ("cnn",)),
 ]
+QUICK = {
+    *product(("none", "hard", "soft", "ple", "cross_stitch", "task_graph"), ("mlp",)),
+    *product(("hard",), ("cnn", "ft_transformer")),
+}
+"""Those that differ most; the others, whose export takes a second each, are slow."""
 
 
-@pytest.mark.parametrize(("sharing", "encoder"), PAIRS)
+@pytest.mark.parametrize(
+    ("sharing", "encoder"), [pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow) for pair in PAIRS]
+)
 def test_the_exported_program_is_the_model(digits: Any, sharing: str, encoder: str) -> None:
     data = kind_of(READS[encoder], "one") if encoder in READS else digits
     model = make_model(data, sharing, encoder).train()

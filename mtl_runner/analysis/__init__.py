@@ -1,0 +1,1 @@
+"""What runs say when they are put side by side: comparison, affinity, explanation. Nothing here trains."""

@@ -1,0 +1,147 @@
+"""What a comparison knows of one finished run, read from the files of its folder."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mtl_runner.errors import UserError
+from mtl_runner.tracking import journal, record
+
+FILES = ("config.yaml", "status.json", "data.json", "test_metrics.json", "metrics.jsonl")
+"""All that is read of a run."""
+SPLIT_KEYS = ("dataset.split_seed", "dataset.fold")
+"""The settings that move the split."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run."""
+
+    id: str
+    """MLflow's identifier of the run, or the folder's name."""
+    folder: Path
+    settings: Mapping[str, str]
+    """The resolved configuration, flat, with the chosen options: ``{"sharing": "soft", "sharing.strength": "0.1"}``."""
+    seed: int
+    split: str
+    """What moves the split: ``split_seed=0``, ``split_seed=0 fold=2``."""
+    scores: Mapping[str, Mapping[str, float]]
+    """Test metrics by task; NaN where undefined."""
+    primary: Mapping[str, str]
+    """The primary metric of each task."""
+    average: float
+    """Of the primary metrics of the main tasks, on the test part."""
+    seconds: float
+    """Time inside training."""
+    parameters: float
+    history: tuple[Mapping[str, Any], ...]
+    """The lines of ``metrics.jsonl``: ``epoch``, ``step``, ``time`` and ``metrics``."""
+    roles: Mapping[str, str] = field(default_factory=dict)
+    """``main`` or ``auxiliary``, by task."""
+    validation: float = math.nan
+    """Average of the primary metrics of the main tasks on the validation part: what groups are chosen by."""
+    fingerprint: str = ""
+    """Of the data."""
+    rows: Mapping[str, int] = field(default_factory=dict)
+    """Of each part, all streams together; empty where the run does not say."""
+    job: str = ""
+    """What identifies it, whenever it ran; empty where the run does not say."""
+    ended: str = ""
+    """When, in UTC."""
+    commit: str = ""
+    """Of the code; with ``+`` where files differed from it."""
+    host: str = ""
+    tuned: Mapping[str, Any] | None = None
+    """The search that its settings come from: ``study`` and ``trials``."""
+    tracked: journal.Journal | None = None
+    """Its run in MLflow."""
+
+    @property
+    def unit(self) -> tuple[int, str]:
+        """What two runs have to have in common to be a pair."""
+        return self.seed, self.split
+
+
+def read(folder: Path) -> Result:
+    """The result of a finished run.
+
+    Raises:
+        UserError: the folder is none of a finished run, or its files are not what a run writes.
+    """
+    try:
+        return _read(folder)
+    except FileNotFoundError as error:
+        raise UserError(f"{folder}: is no folder of a finished run: {Path(str(error.filename)).name} is missing") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder}: its files are not those of a run ({type(error).__name__}: {error})") from None
+
+
+def _read(folder: Path) -> Result:
+    run = record.read(folder)
+    config, status = run.config, run.status
+    test, data = (_json(folder / name) for name in ("test_metrics.json", "data.json"))
+    settings = flat(config, status.get("choices", {}))
+    tracked = journal.read(folder)
+    return Result(
+        id=tracked.run_id if tracked and tracked.run_id else "/".join(folder.absolute().parts[-2:]),
+        folder=folder,
+        settings=settings,
+        seed=int(config["seed"]),
+        split=" ".join(f"{key.split('.')[1]}={value}" for key in SPLIT_KEYS if (value := settings.get(key, "null")) != "null"),
+        scores={task: {name: _number(value) for name, value in row.items()} for task, row in test["tasks"].items()},
+        primary={task: str(name) for task, name in test["primary"].items()},
+        average=_number(test["average"].get("primary")),
+        seconds=_number(status.get("train_seconds")),
+        parameters=_number(status.get("parameters")),
+        history=tuple(run.lines()),
+        roles={task: str(spec.get("role", "main")) for task, spec in data["targets"].items()},
+        validation=_number(test.get("validation_average")),
+        fingerprint=data.get("fingerprint") or "",
+        rows={part: sum(streams.values()) for part, streams in data.get("rows", {}).items()},
+        job=status.get("job") or "",
+        ended=status.get("ended") or "",
+        commit=status.get("commit") or "",
+        host=status.get("host") or "",
+        tuned=status.get("tuned"),
+        tracked=tracked,
+    )
+
+
+def flat(config: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, str]:
+    """``{"sharing": "soft", "sharing.strength": "0.1", "seed": "0"}``: values as JSON, texts without quotes.
+
+    A group whose choice is not known is named by its class, and one that holds options by name by their names.
+    """
+    settings = {}
+    for key, value in config.items():
+        inner = dict(_leaves(value, str(key)))
+        target = inner.pop(f"{key}._target_", None)
+        if key in choices:
+            settings[str(key)] = choices[key]
+        elif target is not None:
+            settings[str(key)] = target.rsplit(".", 1)[-1]
+        elif isinstance(value, Mapping) and all(
+            isinstance(option, Mapping) and "_target_" in option for option in value.values()
+        ):
+            settings[str(key)] = ",".join(map(str, value)) or "none"
+        settings |= {name: text for name, text in inner.items() if not name.endswith("._target_") and name not in settings}
+    return settings
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}.{key}")
+    else:
+        yield path, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

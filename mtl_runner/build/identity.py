@@ -1,0 +1,42 @@
+"""What makes two runs the same run."""
+
+import hashlib
+import json
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mtl_runner.build.words import Node
+from mtl_runner.config import plug
+from mtl_runner.config.schema import plain
+from mtl_runner.sharing.base import Sharing
+
+WITHOUT_EFFECT = (
+    "tracker", "name", "data_dir", "runs_dir", "resume", "skip_finished", "allow_modules", "print_config", "tuned",
+    "trainer.progress", "trainer.threads", "trainer.device", "trainer.eval_batch_size",
+)  # fmt: skip
+"""Keys that change no figure of a run beyond rounding. ``data_dir`` is part of the paths that data sets make of it."""
+
+
+def uncoupled(config: DictConfig | Node) -> bool:
+    """Whether each task trains alone, so that there is nothing to weigh; ``config`` has passed ``config.check``."""
+    values = plain(config)
+    sharing: type[Sharing] = plug(values["sharing"], "sharing", values["allow_modules"]).func  # type: ignore[assignment]
+    return sharing.independent
+
+
+def job_hash(config: DictConfig | Node) -> str:
+    """16 hexadecimal digits that two configurations have in common if, and only if, their runs give the same figures.
+
+    SHA-256 of the resolved configuration as JSON with sorted keys, without what has no effect: the keys above, and the weighting
+    where nothing couples the tasks. ``config`` has passed ``config.check``.
+    """
+    values = {key: value for key, value in plain(config).items() if key not in WITHOUT_EFFECT}
+    values["trainer"] = {key: value for key, value in values["trainer"].items() if f"trainer.{key}" not in WITHOUT_EFFECT}
+    if uncoupled(config):
+        del values["weighting"]
+    return hashlib.sha256(_canonical(values).encode()).hexdigest()[:16]
+
+
+def _canonical(values: dict[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))

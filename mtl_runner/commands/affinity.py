@@ -1,0 +1,74 @@
+"""``mtl affinity``: how related the tasks of a configuration are, and which of them should share a network."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from hydra._internal.utils import get_args_parser
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from mtl_runner.commands import precheck
+from mtl_runner.config.schema import plain
+from mtl_runner.errors import UserError, choices, nearest
+
+
+def affinity(
+    line: tuple[Sequence[str], Path | None, str | None],
+    methods: Sequence[str],
+    budget: int,
+    output: Path | None,
+    every: int,
+    step_size: float,
+) -> None:
+    """Measures, writes and shows; a measure that is ready is written before the next one begins.
+
+    Args:
+        line: overrides as for ``mtl-run``, a folder of further configurations, the name of the primary one.
+        methods: names of measures; none: all.
+        budget: the largest number of networks.
+        output: the folder; otherwise ``affinity/<dataset>``.
+        every: steps from one look at the shared network to the next.
+        step_size: of the lookahead.
+    """
+    node = _configuration(_arguments(*line))
+    from mtl_runner.affinity import MEASURES, measured, show, write
+    from mtl_runner.build.words import option
+
+    for name in methods:
+        if name not in MEASURES:
+            raise UserError(
+                f"--method {name}: there is no such measure; choose from {choices(MEASURES)}{nearest(name, MEASURES)}"
+            )
+    folder = output or Path("affinity", option(node["dataset"]))
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder}: is a file; a folder is expected")
+    chosen = {name: measure for name, measure in MEASURES.items() if name in (methods or MEASURES)}
+    names = []
+    for each in measured(node, chosen, every, step_size):
+        groups = write(folder, each, budget)
+        show(each, groups)
+        names += [each.name] * (groups is not None)
+    OmegaConf.save(OmegaConf.create(node), folder / "config.yaml")
+    typer.echo(f"tables, pictures and groups: {folder}")
+    if names:
+        typer.echo(f"train with one of them: mtl-run --config-dir {folder} sharing=grouped_by_{names[-1]} …")
+
+
+def _arguments(overrides: Sequence[str], config_dir: Path | None, config_name: str | None) -> Namespace:
+    """As Hydra reads them for ``mtl-run``."""
+    args = get_args_parser().parse_args([])
+    args.overrides, args.config_name = list(overrides), config_name
+    args.config_dir = None if config_dir is None else str(config_dir)
+    return args
+
+
+def _configuration(args: Namespace) -> dict[str, Any]:
+    """What one run would get, checked."""
+    with precheck.checked(args, runs=True) as (hydra, found):
+        if found.master is not None:
+            raise UserError("mtl affinity looks at one configuration, and this one is a sweep")
+        config = hydra.compose_config(args.config_name or precheck.CONFIG_NAME, args.overrides, run_mode=RunMode.RUN)
+        return plain(precheck._task_config(config))

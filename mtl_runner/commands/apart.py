@@ -1,0 +1,105 @@
+"""A function called in a process of its own, forked from one that has imported already what takes seconds."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing import connection, reduction
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import Any
+
+METHOD = "forkserver" if sys.platform == "linux" else "spawn"
+"""What Apple's libraries start when they are imported does not survive a fork."""
+IMPORTED = ("mtl_runner.run",)
+PATIENCE = 60.0
+"""Seconds that a process has for its last words once nobody waits for it any more."""
+
+
+def warm_up(modules: Sequence[str] = ()) -> None:
+    """Starts the process that others are forked from, which imports meanwhile; the first call decides what."""
+    if METHOD == "forkserver":
+        from multiprocessing import forkserver
+
+        forkserver.set_forkserver_preload([*IMPORTED, *modules])
+        forkserver.ensure_running()
+
+
+def apart(function: Callable[..., Any], *args: Any, log: Path | None = None) -> int:
+    """Calls ``function(*args)`` in a process of its own, waits, and returns its exit code: minus the signal that killed it.
+
+    Ctrl-C, and the end of this process, interrupt it once.
+
+    Args:
+        function: of a module, as it is found there again by name.
+        args: what can be pickled.
+        log: where its standard error goes, and then its standard output nowhere; None: both go where this process's go.
+    """
+    warm_up()
+    if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
+        multiprocessing.set_start_method(METHOD, force=True)  # joblib's workers hand on a method that no other process knows
+    context: BaseContext = multiprocessing.get_context(METHOD)
+    streams = _Streams() if METHOD == "forkserver" and log is None else None
+    process = context.Process(target=_called, args=(function, args, dict(os.environ), streams, log))  # type: ignore[attr-defined]
+    process.start()
+    try:
+        process.join()
+    except KeyboardInterrupt:
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGINT)
+        process.join()
+        raise
+    return int(process.exitcode)
+
+
+class _Streams:
+    """Standard output and error of this process, for one that was forked from another."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (reduction.DupFd(1), reduction.DupFd(2))
+
+
+def _received(*streams: Any) -> list[int]:
+    return [stream.detach() for stream in streams]
+
+
+def _called(
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    environment: dict[str, str],
+    streams: Sequence[int] | None,
+    log: Path | None,
+) -> None:
+    signal.signal(signal.SIGINT, _once)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    os.environ.clear()
+    os.environ.update(environment)
+    if log is not None:
+        streams = os.open(os.devnull, os.O_WRONLY), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for number, stream in enumerate(streams or (), start=1):
+        os.dup2(stream, number)
+        os.close(stream)
+    for text in (sys.stdout, sys.stderr):
+        text.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    try:
+        function(*args)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _once(*_: Any) -> None:
+    """A terminal interrupts this process and the one that waits for it, which does so too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(PATIENCE)
+    os._exit(1)

@@ -1,0 +1,71 @@
+"""What the processes that start the jobs of a grid are told; it is pickled with each job."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+LAUNCH = ".launch"
+"""The file in a sweep's folder that says which of its launches counts; 0: none, it was stopped."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """One job."""
+
+    number: int
+    """In the grid."""
+    label: str
+    """What is varied."""
+    resume: Path | None = None
+    """The run folder to go on with."""
+
+
+@dataclass(frozen=True)
+class Orders:
+    """The jobs of one launch."""
+
+    sweep: Path
+    launch: int
+    total: int
+    """Of the grid."""
+    together: int
+    """How many run at once on one machine."""
+    jobs: Mapping[str, Order]
+    """By folder."""
+    imports: Sequence[str] = ()
+    """Modules that take long to import, and that every job will."""
+
+    def of(self, folder: Path) -> Order:
+        return self.jobs[str(folder)]
+
+    def announce(self) -> None:
+        """From here on this launch counts, and none before."""
+        _say(self.sweep, self.launch)
+
+    def count(self) -> bool:
+        """Whether its jobs may still begin: a cluster may come to them after the sweep was stopped, or has launched them anew."""
+        return (self.sweep / LAUNCH).read_text() == str(self.launch)
+
+
+def stop(sweep: Path) -> None:
+    """No job of the sweep begins any more."""
+    _say(sweep, 0)
+
+
+def _say(sweep: Path, launch: int) -> None:
+    part = sweep / f"{LAUNCH}.part"
+    part.write_text(str(launch))
+    part.replace(sweep / LAUNCH)
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def threads(together: int) -> int | None:
+    """Of each of the jobs that run at once; None, torch's own choice, for one that has the machine to itself."""
+    return None if together == 1 else max(1, cores() // together)

@@ -1,0 +1,173 @@
+"""``mtl-run -m``: what of a grid runs, what does not, and what a rerun does; at the end real sweeps whose jobs are killed."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from standins import Command, Jobs
+
+from mtl_runner.commands import precheck
+from mtl_runner.commands.composing import Composer
+
+
+def table(folder: Path) -> list[dict[str, Any]]:
+    """The jobs of the latest sweep."""
+    latest = max(folder.glob("runs/*/*/sweep.json"))
+    rows: list[dict[str, Any]] = json.loads(latest.read_text())["jobs"]
+    return rows
+
+
+def test_impossible_pairs_are_listed_and_none_runs_once(mtl_run: Command, jobs: Jobs, folder: Path) -> None:
+    result = mtl_run("-m", "sharing=none,soft,hard", "weighting=nash_mtl,equal", "seed=0,1")
+    assert result.code == 0, result.err
+    ran = [(call["choices"]["sharing"], call["choices"]["weighting"], call["config"]["seed"]) for call in jobs.calls]
+    assert ran == [
+        *(("none", "equal", seed) for seed in (0, 1)),
+        *(("soft", "equal", seed) for seed in (0, 1)),
+        *(("hard", weighting, seed) for weighting in ("nash_mtl", "equal") for seed in (0, 1)),
+    ]
+    states = [row["state"] for row in table(folder)]
+    assert states == [*["finished"] * 2, *["same"] * 2, *["not_applicable"] * 2, *["finished"] * 6]
+    assert table(folder)[2]["reason"] == "job 0" and "sharing=soft has none" in table(folder)[4]["reason"]
+    assert [call["folder"].name for call in jobs.calls] == ["0", "1", "6", "7", "8", "9", "10", "11"], "numbers of the grid"
+    assert len({call["job"] for call in jobs.calls}) == 8
+    assert "12 jobs: 8 done, 2 same as others, 2 not applicable" in result.out
+
+
+def test_a_grid_of_impossible_pairs_is_an_error(mtl_run: Command, jobs: Jobs, folder: Path) -> None:
+    result = mtl_run("-m", "sharing=soft", "weighting=nash_mtl,mgda")
+    assert result.code == 2 and len(result.err.splitlines()) == 2 and "nash_mtl" in result.err
+    assert not jobs.calls and not list(folder.iterdir())
+
+
+def test_a_mistake_in_a_grid_with_impossible_pairs_is_an_error(mtl_run: Command, jobs: Jobs, folder: Path) -> None:
+    result = mtl_run("-m", "sharing=soft,hard", "weighting=nash_mtl", "trainer.epochs=1,0")
+    assert result.code == 2 and "trainer.epochs=0" in result.err
+    assert not jobs.calls and not list(folder.iterdir())
+
+
+def test_one_impossible_run_is_an_error(mtl_run: Command, jobs: Jobs, folder: Path) -> None:
+    assert mtl_run("sharing=soft", "weighting=nash_mtl").code == 2
+    assert not list(folder.iterdir())
+
+
+def test_what_is_finished_is_skipped_and_what_failed_runs_anew(mtl_run: Command, jobs: Jobs, folder: Path) -> None:
+    def act(call: dict[str, Any]) -> float:
+        if call["config"]["seed"] == 1:
+            raise ZeroDivisionError("a bug")
+        return 0.5
+
+    jobs.act = act
+    assert mtl_run("-m", "seed=0,1,2").code == 1
+    assert "ZeroDivisionError" in (jobs.calls[1]["folder"] / "traceback.txt").read_text()
+    jobs.calls, jobs.act = [], lambda call: 0.5
+    again = mtl_run("-m", "seed=0,1,2", "skip_finished=true", "name=elsewhere", "trainer.device=cpu")
+    assert again.code == 0 and [(call["config"]["seed"], call["folder"].name) for call in jobs.calls] == [(1, "1")]
+    assert "1 done" in again.out and "2 skipped" in again.out
+    jobs.calls = []
+    assert mtl_run("-m", "seed=0,1,2", "trainer.epochs=99", "skip_finished=true").code == 0
+    assert len(jobs.calls) == 3, "a larger budget is another job"
+
+
+def test_the_same_sweep_folder_again_overwrites_nothing(mtl_run: Command, jobs: Jobs, folder: Path) -> None:
+    for names in (["0", "1"], ["0_2", "1_2"]):
+        jobs.calls = []
+        assert mtl_run("-m", "seed=0,1", "hydra.sweep.dir=mine").code == 0
+        assert [call["folder"].name for call in jobs.calls] == names
+
+
+def test_the_split_stays_where_it_is_over_seeds(mtl_run: Command, jobs: Jobs) -> None:
+    assert mtl_run("-m", "seed=0,1").code == 0
+    assert len({call["config"]["dataset"]["split_seed"] for call in jobs.calls}) == 1
+
+
+@pytest.mark.parametrize("mode", [[], ["+dataset.x=1"]])
+def test_configurations_are_those_that_hydra_composes(mode: list[str]) -> None:
+    args = Namespace(
+        config_path=None, config_dir=None, config_name=None, multirun=True, overrides=["sharing=none,soft", "seed=0,1", *mode]
+    )
+    with precheck._hydra(args) as hydra:
+        master, _ = precheck._compose(hydra, args, True)
+        compose = Composer(hydra, master)
+        for sharing in ("none", "soft"):
+            for seed in "01":
+                job = [f"sharing={sharing}", f"seed={seed}", "trainer.epochs=3", "imbalance=[oversample,focal]", *mode]
+                ours, theirs = compose(job), hydra.config_loader.load_sweep_config(master, job)
+                assert OmegaConf.to_container(ours) == OmegaConf.to_container(theirs)
+        assert len(compose.known) == (0 if mode else 2)
+
+
+# ---- real sweeps -------------------------------------------------------------------------------------------------------
+
+SWEEP = [
+    "-m", "sharing=none,hard", "weighting=equal,dynamic", "seed=range(4)", "dataset=synthetic", "dataset.n_tasks=2",
+    "encoder.hidden=[8]", "trainer.epochs=4", "trainer.device=cpu", "trainer.early_stopping.patience=null",
+]  # fmt: skip
+"""Twelve jobs that run, and four that are the same as others."""
+COMMAND = [sys.executable, "-c", "from mtl_runner.cli import run_main; run_main()"]
+
+
+def _start(folder: Path, launcher: list[str], *more: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*COMMAND, *SWEEP, *launcher, *more], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def _kill_one(folder: Path, sweep: "subprocess.Popen[str]") -> Path:
+    """Kills the first job that has trained an epoch."""
+    while sweep.poll() is None:
+        for path in folder.glob("runs/*/*/*/status.json"):
+            status = json.loads(path.read_text())
+            if status["state"] == "running" and status["epoch"] >= 1:
+                os.kill(status["pid"], signal.SIGKILL)
+                return path.parent
+        time.sleep(0.005)
+    raise AssertionError(sweep.communicate()[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher", [["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], ["hydra/launcher=submitit_local", "tracker=none"]]
+)
+def test_a_job_that_is_killed_leaves_the_others_running(folder: Path, launcher: list[str]) -> None:
+    """MLflow with joblib only: every process of submitit's would import it anew, for eight seconds."""
+    sweep = _start(folder, launcher)
+    victim = _kill_one(folder, sweep)
+    out = sweep.communicate()[0]
+    rows = table(folder)
+    states = {row["number"]: row["state"] for row in rows}
+    assert sweep.returncode == 1, out
+    assert states.pop(int(victim.name)) == "killed", out
+    assert sorted(states.values()) == ["finished"] * 11 + ["same"] * 4, out
+    assert "11 done" in out and "killed by SIGKILL" in out
+    again = _start(folder, launcher, "skip_finished=true")
+    out = again.communicate()[0]
+    assert again.returncode == 0 and "11 skipped" in out and "1 done" in out, out
+    assert len(list(folder.glob("runs/*/*/*/status.json"))) == 12
+    assert json.loads((victim / "status.json").read_text())["state"] == "finished", "it went on where it was"
+    if "tracker=none" in launcher:
+        return
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        assert database.execute("SELECT status, count(*) FROM runs GROUP BY status").fetchall() == [("FINISHED", 12)]
+        assert database.execute("SELECT count(DISTINCT value) FROM tags WHERE key = 'job'").fetchone() == (12,)
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_checkpoints_and_a_rerun_goes_on(folder: Path) -> None:
+    sweep = _start(folder, [], "tracker=none", "trainer.epochs=2000")
+    while not any(json.loads(path.read_text())["epoch"] >= 1 for path in folder.glob("runs/*/*/*/status.json")):
+        assert sweep.poll() is None
+        time.sleep(0.05)
+    sweep.send_signal(signal.SIGINT)
+    out = sweep.communicate()[0]
+    assert sweep.returncode == 130 and "skip_finished=true" in out, out
+    assert [row["state"] for row in table(folder)][:2] == ["interrupted", "queued"]

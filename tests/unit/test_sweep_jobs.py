@@ -1,0 +1,231 @@
+"""The jobs of a sweep: which are the same, which are left out, what earlier runs have done, and how a process ends."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from mtl_runner.build import job_hash
+from mtl_runner.commands import orders
+from mtl_runner.commands.apart import apart
+from mtl_runner.commands.board import Board
+from mtl_runner.commands.earlier import skip_finished
+from mtl_runner.commands.grid import NOT_APPLICABLE, QUEUED, SAME, SKIPPED, GridJob, alone, free, label, run_once, swept
+from mtl_runner.commands.launchers import way
+from mtl_runner.commands.lock import Busy, alive, held, only_here
+from mtl_runner.commands.training import Work, settle, train
+
+Make = Callable[..., DictConfig]
+
+
+def grid_job(number: int, *overrides: str, folder: Path = Path("none"), job: str = "", state: str = QUEUED) -> GridJob:
+    return GridJob(number, list(overrides), list(overrides), folder, folder, job, state)
+
+
+def run_folder(folder: Path, state: str, job: str, checkpoint: bool = True, **more: Any) -> Path:
+    (folder / "checkpoints").mkdir(parents=True)
+    if checkpoint:
+        (folder / "checkpoints" / "last.pt").touch()
+    if state == "finished":
+        (folder / "test_metrics.json").write_text('{"validation_average": 0.5}')
+    (folder / "status.json").write_text(json.dumps({"state": state, "job": job, "started": "2026", **more}))
+    return folder
+
+
+# ---- what makes two jobs the same ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["tracker=mlflow"],
+        ["name=other", "data_dir=elsewhere", "runs_dir=there", "skip_finished=true", "print_config=true"],
+        ["trainer.progress=true", "trainer.threads=3", "trainer.device=cuda", "trainer.eval_batch_size=7"],
+        ["tuned={study: a, trials: 3}"],
+        ["sharing=hard", "seed=0"],
+    ],
+)
+def test_what_changes_no_figure_is_not_in_the_hash(make_config: Make, typed: list[str]) -> None:
+    assert job_hash(make_config(*typed)) == job_hash(make_config())
+
+
+@pytest.mark.parametrize(
+    "typed", ["seed=1", "trainer.epochs=3", "sharing=soft", "weighting=dynamic", "dataset.split_seed=1", "optimizer.lr=0.5"]
+)
+def test_what_changes_a_figure_is_in_the_hash(make_config: Make, typed: str) -> None:
+    assert job_hash(make_config(typed)) != job_hash(make_config())
+
+
+def test_the_hash_is_one_of_values_not_of_their_order(make_config: Make) -> None:
+    plain = OmegaConf.to_container(make_config(), resolve=True)
+    assert isinstance(plain, dict)
+    backwards = dict(reversed(plain.items()))
+    assert job_hash(backwards) == job_hash(plain) and len(job_hash(plain)) == 16  # type: ignore[arg-type]
+    assert int(job_hash(plain), 16) >= 0  # type: ignore[arg-type]
+
+
+def test_weighting_is_in_the_hash_only_where_tasks_are_coupled(make_config: Make) -> None:
+    pairs = [
+        [job_hash(make_config(f"sharing={mode}", f"weighting={each}")) for each in ("equal", "nash_mtl")]
+        for mode in ("none", "hard")
+    ]
+    assert pairs[0][0] == pairs[0][1] and pairs[1][0] != pairs[1][1]
+
+
+def test_of_equal_jobs_the_first_runs() -> None:
+    jobs = [grid_job(0, job="a", state=NOT_APPLICABLE), grid_job(1, job="a"), grid_job(2, job="b"), grid_job(3, job="a")]
+    run_once(jobs)
+    assert [job.state for job in jobs] == [NOT_APPLICABLE, QUEUED, QUEUED, SAME]
+    assert jobs[3].reason == "job 1"
+
+
+def test_alone_takes_the_weighting_and_its_keys_out() -> None:
+    typed = ["sharing=none", "weighting=nash_mtl", "+weighting.x=1", "weighting.every=2", "seed=1", "weightings=3"]
+    assert alone(typed) == ["sharing=none", "seed=1", "weightings=3", "weighting=equal"]
+
+
+def test_only_what_varies_is_shown() -> None:
+    jobs = [grid_job(0, "sharing=hard", "seed=0", "name=x"), grid_job(1, "sharing=hard", "seed=1", "name=x")]
+    assert swept(jobs) == ["seed"] and label(jobs[1], swept(jobs)) == "seed=1"
+
+
+# ---- what earlier runs have done ----------------------------------------------------------------------------------------
+
+
+def test_finished_ones_are_skipped_interrupted_ones_go_on_and_failed_ones_run_anew(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    run_folder(runs / "day" / "noon" / "0", "failed", "a")
+    done = run_folder(runs / "day" / "noon" / "1", "finished", "a")
+    killed = run_folder(runs / "day" / "noon" / "2", "killed", "b")
+    gone = run_folder(runs / "day" / "single", "running", "c", pid=2**22 + 1)
+    run_folder(runs / "day" / "noon" / "4", "failed", "d")
+    run_folder(runs / "day" / "noon" / "5", "killed", "e", checkpoint=False)
+    (run_folder(runs / "day" / "noon" / "6", "finished", "f") / "test_metrics.json").unlink()
+    jobs = [grid_job(number, job=job) for number, job in enumerate("abcdefg")]
+    skip_finished(jobs, [runs, tmp_path / "nowhere"])
+    assert [job.state for job in jobs] == [SKIPPED] + [QUEUED] * 6
+    assert jobs[0].folder == done and "runs/day/noon/1" in jobs[0].reason
+    assert [(job.resume, job.folder) for job in jobs[1:3]] == [(True, killed), (True, gone)]
+    assert not any(job.resume for job in jobs[3:])
+
+
+def test_one_that_is_being_trained_is_left_alone(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "runs" / "day" / "0", "running", "a", pid=os.getpid())
+    (job,) = jobs = [grid_job(0, job="a")]
+    skip_finished(jobs, [tmp_path / "runs"])
+    assert job.state == SKIPPED and "is being trained" in job.reason and job.folder == folder
+
+
+def test_an_earlier_run_keeps_its_folder(tmp_path: Path) -> None:
+    assert free(tmp_path / "3") == tmp_path / "3"
+    run_folder(tmp_path / "3", "finished", "a")
+    run_folder(tmp_path / "3_2", "failed", "a")
+    assert free(tmp_path / "3") == tmp_path / "3_3"
+
+
+# ---- one process, one run ----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_locked_while_something_trains_in_it(tmp_path: Path) -> None:
+    status = {"state": "running", "pid": 1}
+    assert not held(tmp_path)
+    with only_here(tmp_path):
+        assert held(tmp_path) and alive(tmp_path, status)
+        with pytest.raises(Busy, match="another process"), only_here(tmp_path):
+            pass
+    assert not held(tmp_path) and not alive(tmp_path, status), "whoever has the number of that process now"
+    assert alive(tmp_path, {**status, "host": "another machine"}), "which cannot be asked"
+
+
+def test_a_job_that_is_done_is_not_done_again(tmp_path: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Path] = []
+    monkeypatch.setattr("mtl_runner.run.run", lambda config, folder, origin: calls.append(folder))
+    monkeypatch.setattr("mtl_runner.run.resume", lambda folder, allowed: calls.append(folder))
+    node = OmegaConf.to_container(make_config(), resolve=True)
+    fresh, done = tmp_path / "fresh", run_folder(tmp_path / "done", "finished", "a")
+    fresh.mkdir()
+    for folder in (fresh, done):
+        train(Work(folder, node, {"choices": {}}))  # type: ignore[arg-type]
+    train(Work(done, node, {"choices": {}}, resume=True))  # type: ignore[arg-type]
+    assert calls == [fresh]
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "error"), [(-9, "killed", "killed by SIGKILL"), (130, "interrupted", None), (3, "failed", "code 3")]
+)
+def test_the_end_of_a_process_is_written_down(tmp_path: Path, code: int, state: str, error: str | None) -> None:
+    settle(Work(run_folder(tmp_path / "a", "running", "a"), {}, {}), code)
+    status = json.loads((tmp_path / "a" / "status.json").read_text())
+    assert status["state"] == state and (error or "") in (status["error"] or "") and status["ended"]
+    settle(Work(run_folder(tmp_path / "b", "finished", "a"), {}, {}), code)
+    assert json.loads((tmp_path / "b" / "status.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.slow
+def test_a_function_apart_ends_as_it_ends(tmp_path: Path) -> None:
+    assert apart(_leave, tmp_path / "mark", 0) == 0 and (tmp_path / "mark").exists()
+    assert apart(_leave, tmp_path / "mark", -signal.SIGKILL) == -signal.SIGKILL
+    assert apart(_leave, tmp_path / "mark", 7) == 7
+
+
+def _leave(mark: Path, code: int) -> None:
+    mark.touch()
+    if code < 0:
+        os.kill(os.getpid(), -code)
+        time.sleep(60)
+    raise SystemExit(code)
+
+
+# ---- what is shown -----------------------------------------------------------------------------------------------------
+
+
+def test_the_board_follows_the_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = run_folder(tmp_path / "2", "killed", "c")
+    jobs: Sequence[GridJob] = [
+        grid_job(0, "seed=0", folder=tmp_path / "0", job="a"),
+        grid_job(1, "seed=1", state=NOT_APPLICABLE),
+        grid_job(2, "seed=2", folder=old, job="c"),
+    ]
+    board = Board(tmp_path, jobs)
+    with board:
+        board.expect([jobs[0], jobs[2]])
+        run_folder(tmp_path / "0", "finished", "a", train_seconds=2.0)
+    assert [job.state for job in jobs] == ["finished", NOT_APPLICABLE, QUEUED], "what was there before is of an earlier time"
+    rows = json.loads((tmp_path / "sweep.json").read_text())["jobs"]
+    assert [(row["number"], row["state"]) for row in rows] == [(0, "finished"), (1, NOT_APPLICABLE), (2, QUEUED)]
+    board.show()
+    out = capsys.readouterr().out
+    assert "0.5000" in out and "2.0" in out and "3 jobs: 1 done, 1 not applicable, 1 not run" in out
+
+
+# ---- how many at once --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("launcher", "together", "at_once"),
+    [
+        ({"_target_": "a.BasicLauncher"}, 1, 12),
+        ({"_target_": "a.JoblibLauncher", "n_jobs": 3}, 3, 12),
+        ({"_target_": "a.JoblibLauncher", "n_jobs": -1}, 8, 12),
+        ({"_target_": "a.JoblibLauncher", "n_jobs": -2}, 7, 12),
+        ({"_target_": "a.LocalLauncher"}, 8, 8),
+        ({"_target_": "a.SlurmLauncher"}, 1, 12),
+    ],
+)
+def test_how_many_jobs_run_at_once(
+    monkeypatch: pytest.MonkeyPatch, launcher: dict[str, Any], together: int, at_once: int
+) -> None:
+    monkeypatch.setattr("mtl_runner.commands.launchers.cores", lambda: 8)
+    how = way(OmegaConf.create({"hydra": {"launcher": launcher, "sweeper": {"max_batch_size": None}}}), 12)
+    assert (how.together, how.at_once) == (together, at_once)
+
+
+def test_jobs_divide_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orders, "cores", lambda: 8)
+    assert [orders.threads(together) for together in (1, 2, 3, 16)] == [None, 4, 2, 1]
