@@ -90,14 +90,14 @@ class _Launching:
         """The pending jobs, and once more those that were lost with the launcher or its workers."""
         pending = [each for each in board.jobs if each.pending]
         for launch in range(1, LAUNCHES + 1):
+            if not pending:
+                return
             how = way(self.config, len(pending))
             board.tells = how.elsewhere
             size = how.at_once or len(pending)
             for start in range(0, len(pending), size):
                 self._launch(board, pending[start : start + size], launch, how)
             pending = [each for each in pending if each.state in LEFT]
-            if not pending:
-                return
             for each in pending:
                 each.resume = each.resume or (each.folder / "checkpoints" / "last.pt").exists()
 

@@ -74,6 +74,7 @@ def test_what_is_finished_is_skipped_and_what_failed_runs_anew(mtl_run: Command,
     assert again.code == 0 and [(call["config"]["seed"], call["folder"].name) for call in jobs.calls] == [(1, "1")]
     assert "1 done" in again.out and "2 skipped" in again.out
     jobs.calls = []
+    assert mtl_run("-m", "seed=0,1,2", "skip_finished=true").code == 0 and not jobs.calls
     assert mtl_run("-m", "seed=0,1,2", "trainer.epochs=99", "skip_finished=true").code == 0
     assert len(jobs.calls) == 3, "a larger budget is another job"
 
