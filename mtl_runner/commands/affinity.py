@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from mtl_runner.commands import precheck
+from mtl_runner.commands.composed import CONFIG_NAME, task_config
 from mtl_runner.config.schema import plain
 from mtl_runner.errors import UserError, choices, nearest
 
@@ -70,5 +71,5 @@ def _configuration(args: Namespace) -> dict[str, Any]:
     with precheck.checked(args, runs=True) as (hydra, found):
         if found.master is not None:
             raise UserError("mtl affinity looks at one configuration, and this one is a sweep")
-        config = hydra.compose_config(args.config_name or precheck.CONFIG_NAME, args.overrides, run_mode=RunMode.RUN)
-        return plain(precheck._task_config(config))
+        config = hydra.compose_config(args.config_name or CONFIG_NAME, args.overrides, run_mode=RunMode.RUN)
+        return plain(task_config(config))

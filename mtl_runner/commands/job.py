@@ -12,11 +12,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, read_write
 
-from mtl_runner.commands import training
 from mtl_runner.commands.allowed import allowed_modules
-from mtl_runner.commands.apart import apart, warm_up
 from mtl_runner.commands.lock import FILE, only_here, read_status
-from mtl_runner.commands.orders import Orders, threads
+from mtl_runner.commands.sweeping.apart import apart, warm_up
+from mtl_runner.commands.sweeping.orders import Orders, threads
+from mtl_runner.commands.sweeping.work import Work, settle, train
 from mtl_runner.config import GROUPS, check
 from mtl_runner.config.schema import plain
 from mtl_runner.errors import UserError
@@ -74,7 +74,7 @@ def _train(config: DictConfig, hydra: Any, folder: Path) -> float:
     from mtl_runner.folder import Origin
     from mtl_runner.run import run
 
-    origin = Origin(_choices(config, hydra), overrides, None, _study(hydra), job_hash(config), plain(config)["tuned"])
+    origin = Origin(choices_of(config, hydra), overrides, None, _study(hydra), job_hash(config), plain(config)["tuned"])
     with only_here(folder):
         return run(config, folder, origin)
 
@@ -91,21 +91,21 @@ def _in_sweep(config: DictConfig, hydra: Any, folder: Path, job: Job) -> float:
     overrides = [str(override) for override in hydra.overrides.task]
     node, resumed = _threaded(config, job.orders), order.resume if order else None
     origin = {
-        "choices": _choices(config, hydra), "overrides": overrides, "sweep": str(hydra.sweep.dir), "study": _study(hydra),
+        "choices": choices_of(config, hydra), "overrides": overrides, "sweep": str(hydra.sweep.dir), "study": _study(hydra),
         "tuned": node["tuned"],
     }  # fmt: skip
-    work = training.Work(resumed or folder, node, origin, allowed_modules(overrides), resumed is not None)
+    work = Work(resumed or folder, node, origin, allowed_modules(overrides), resumed is not None)
     if order is not None and job.orders is not None and job.orders.together == 1:
         print(f"\njob {order.number} of {job.orders.total}: {order.label}", flush=True)
     quiet = job.orders is not None and job.orders.together > 1
     warm_up(job.orders.imports if job.orders else ())
     try:
-        code = apart(training.train, work, log=work.folder / "run.log" if quiet else None)
+        code = apart(train, work, log=work.folder / "run.log" if quiet else None)
     except KeyboardInterrupt:
-        apart(training.settle, work, 130)
+        apart(settle, work, 130)
         raise
     if code:
-        apart(training.settle, work, code)
+        apart(settle, work, code)
     if resumed not in (None, folder):
         job.clean(folder, hydra)
     return _objective(work.folder, job.orders is None)
@@ -134,7 +134,7 @@ def _study(hydra: Any) -> str | None:
     return None if hydra.job.config_name == PRIMARY else str(hydra.job.config_name)
 
 
-def _choices(config: DictConfig, hydra: Any) -> dict[str, str]:
+def choices_of(config: DictConfig, hydra: Any) -> dict[str, str]:
     """The option chosen for each group of ours: ``{"sharing": "hard", "imbalance": "oversample,focal"}``.
 
     Hydra keeps no choice for a group of which several options were chosen; there each option has a key of its name.

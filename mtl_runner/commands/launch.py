@@ -10,6 +10,7 @@ from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.errors import HydraException
 
 from mtl_runner.commands import precheck
+from mtl_runner.commands.composed import CONFIG_NAME
 from mtl_runner.commands.job import Job, say_how_to_go_on
 from mtl_runner.commands.messages import explained, first_line
 from mtl_runner.config import config_dir
@@ -36,7 +37,7 @@ def launch(arguments: Sequence[str]) -> int:
         with precheck.checked(args, runs=not shows) as (hydra, found):
             job.existing = found.existing
             if found.jobs is not None:
-                from mtl_runner.commands.sweep import sweep
+                from mtl_runner.commands.sweeping.running import sweep
 
                 return sweep(hydra, found, job, arguments)
     if shows or args.shell_completion:
@@ -72,7 +73,7 @@ def _check_flags(args: Namespace) -> None:
 
 def _hydra(args: Namespace, parser: ArgumentParser, job: Job) -> None:
     with _errors_reach_us():
-        _run_hydra(args, parser, job, config_path=str(config_dir()), config_name=precheck.CONFIG_NAME)
+        _run_hydra(args, parser, job, config_path=str(config_dir()), config_name=CONFIG_NAME)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
-from mtl_runner.commands.launchers import EXTRAS
+from mtl_runner.commands.sweeping.launchers import EXTRAS
 from mtl_runner.config import config_dir
 from mtl_runner.errors import UserError, choices, nearest
 

@@ -17,7 +17,7 @@ Tries values of keys and options until the study has its trials; the same comman
 def tune(arguments: Sequence[str]) -> int:
     """Does what ``mtl tune ARGUMENTS`` asks for; returns the exit code."""
     args = _parser().parse_intermixed_args(list(arguments))
-    from mtl_runner.commands.search import search
+    from mtl_runner.commands.searching.running import search
 
     return search(args.config_name, args.config_dir, args.overrides)
 

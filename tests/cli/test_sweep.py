@@ -15,8 +15,8 @@ import pytest
 from omegaconf import OmegaConf
 from standins import Command, Jobs
 
-from mtl_runner.commands import precheck
-from mtl_runner.commands.composing import Composer
+from mtl_runner.commands import composed, precheck
+from mtl_runner.commands.sweeping.composing import Composer
 
 
 def table(folder: Path) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ def test_configurations_are_those_that_hydra_composes(mode: list[str]) -> None:
     args = Namespace(
         config_path=None, config_dir=None, config_name=None, multirun=True, overrides=["sharing=none,soft", "seed=0,1", *mode]
     )
-    with precheck._hydra(args) as hydra:
+    with composed.hydra_of(args) as hydra:
         master, _ = precheck._compose(hydra, args, True)
         compose = Composer(hydra, master)
         for sharing in ("none", "soft"):

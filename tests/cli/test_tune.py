@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from standins import Command
 
 import mtl_runner.run
-from mtl_runner.commands.plan import Plan
+from mtl_runner.commands.searching.plan import Plan
 from mtl_runner.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,14 +12,14 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from mtl_runner.build import job_hash
-from mtl_runner.commands import orders
-from mtl_runner.commands.apart import apart
-from mtl_runner.commands.board import Board
-from mtl_runner.commands.earlier import skip_finished
-from mtl_runner.commands.grid import NOT_APPLICABLE, QUEUED, SAME, SKIPPED, GridJob, alone, free, label, run_once, swept
-from mtl_runner.commands.launchers import way
 from mtl_runner.commands.lock import Busy, alive, held, only_here
-from mtl_runner.commands.training import Work, settle, train
+from mtl_runner.commands.sweeping import orders
+from mtl_runner.commands.sweeping.apart import apart
+from mtl_runner.commands.sweeping.board import Board
+from mtl_runner.commands.sweeping.earlier import skip_finished
+from mtl_runner.commands.sweeping.grid import NOT_APPLICABLE, QUEUED, SAME, SKIPPED, GridJob, alone, free, label, run_once, swept
+from mtl_runner.commands.sweeping.launchers import way
+from mtl_runner.commands.sweeping.work import Work, settle, train
 
 Make = Callable[..., DictConfig]
 
@@ -221,7 +221,7 @@ def test_the_board_follows_the_folders(tmp_path: Path, capsys: pytest.CaptureFix
 def test_how_many_jobs_run_at_once(
     monkeypatch: pytest.MonkeyPatch, launcher: dict[str, Any], together: int, at_once: int
 ) -> None:
-    monkeypatch.setattr("mtl_runner.commands.launchers.cores", lambda: 8)
+    monkeypatch.setattr("mtl_runner.commands.sweeping.launchers.cores", lambda: 8)
     how = way(OmegaConf.create({"hydra": {"launcher": launcher, "sweeper": {"max_batch_size": None}}}), 12)
     assert (how.together, how.at_once) == (together, at_once)
 

@@ -19,16 +19,16 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from mtl_runner.commands.apart import apart
-from mtl_runner.commands.board import FINE, LEFT, Board
-from mtl_runner.commands.grid import QUEUED, GridJob, free, label, swept
 from mtl_runner.commands.job import Job
-from mtl_runner.commands.launchers import Way, way
 from mtl_runner.commands.lock import alive, held, read_status
 from mtl_runner.commands.messages import first_line
-from mtl_runner.commands.orders import Order, Orders, stop
 from mtl_runner.commands.precheck import Checked
-from mtl_runner.commands.training import Work, settle
+from mtl_runner.commands.sweeping.apart import apart
+from mtl_runner.commands.sweeping.board import FINE, LEFT, Board
+from mtl_runner.commands.sweeping.grid import QUEUED, GridJob, free, label, swept
+from mtl_runner.commands.sweeping.launchers import Way, way
+from mtl_runner.commands.sweeping.orders import Order, Orders, stop
+from mtl_runner.commands.sweeping.work import Work, settle
 from mtl_runner.errors import UserError
 
 LAUNCHES = 2

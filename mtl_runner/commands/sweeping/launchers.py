@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mtl_runner.commands.orders import cores
+from mtl_runner.commands.sweeping.orders import cores
 
 EXTRAS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray", "ray_aws": "ray"}
 """The extra of this package that brings each launcher."""

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtl_runner.commands.drawn import CommandLine, Drawn
+from mtl_runner.commands.searching.drawn import CommandLine, Drawn
 from mtl_runner.config import check, plug
 from mtl_runner.config.plugs import SEARCH, group_problems
 from mtl_runner.errors import UserError

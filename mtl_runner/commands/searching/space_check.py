@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from omegaconf import DictConfig
 
-from mtl_runner.commands.drawn import CommandLine
+from mtl_runner.commands.searching.drawn import CommandLine
 from mtl_runner.config import GROUPS, problems
 from mtl_runner.errors import UserError, choices, nearest
 from mtl_runner.tuning.space import Dimension, Space

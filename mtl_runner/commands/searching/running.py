@@ -3,11 +3,11 @@
 import multiprocessing
 import sys
 
-from mtl_runner.commands import precheck
-from mtl_runner.commands.found import report
-from mtl_runner.commands.orders import threads
-from mtl_runner.commands.plan import Plan
-from mtl_runner.commands.space_check import space_problems
+from mtl_runner.commands.composed import prepare_tracking
+from mtl_runner.commands.searching.found import report
+from mtl_runner.commands.searching.plan import Plan
+from mtl_runner.commands.searching.space_check import space_problems
+from mtl_runner.commands.sweeping.orders import threads
 from mtl_runner.config import check, plug
 from mtl_runner.config.schema import plain
 from mtl_runner.errors import UserError, choices, nearest
@@ -23,7 +23,7 @@ def search(config_name: str, folder: str | None, overrides: list[str]) -> int:
     if not plan.study.get_trials(deepcopy=False) and any(found.folder.glob("[0-9]*")):
         raise UserError(f"{found.folder}: holds trials that are in no database; delete it, or take another search.name")
     print(f"study {found.name}: {', '.join(found.objectives)} of the validation part; {found.folder}", flush=True)
-    precheck._prepare_tracking([plan.base.whole], plan.line.allowed)
+    prepare_tracking([plan.base.whole], plan.line.allowed)
     try:
         plan.work() if found.processes == 1 else _work_together((config_name, folder, overrides), found.processes)
     except KeyboardInterrupt:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtl_runner.commands.grid import SKIPPED, GridJob
 from mtl_runner.commands.lock import alive, read_status
+from mtl_runner.commands.sweeping.grid import SKIPPED, GridJob
 
 DEPTH = 3
 """``DATE/TIME/JOB``."""

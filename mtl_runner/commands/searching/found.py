@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtl_runner.commands.drawn import CommandLine
-from mtl_runner.commands.plan import Plan
+from mtl_runner.commands.searching.drawn import CommandLine
+from mtl_runner.commands.searching.plan import Plan
 from mtl_runner.errors import UserError
 from mtl_runner.folder import write_text
 from mtl_runner.tuning.best import primary, removed

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtl_runner.commands.earlier import shown
-from mtl_runner.commands.grid import NOT_APPLICABLE, QUEUED, SAME, SKIPPED, GridJob, label, swept, value
 from mtl_runner.commands.lock import read_status
+from mtl_runner.commands.sweeping.earlier import shown
+from mtl_runner.commands.sweeping.grid import NOT_APPLICABLE, QUEUED, SAME, SKIPPED, GridJob, label, swept, value
 
 FILE = "sweep.json"
 WORDS = {

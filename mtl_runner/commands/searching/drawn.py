@@ -8,9 +8,9 @@ from typing import Any
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from mtl_runner.commands import precheck
 from mtl_runner.commands.allowed import allowed_modules
-from mtl_runner.commands.job import _choices
+from mtl_runner.commands.composed import hydra_of, searchpath, task_config
+from mtl_runner.commands.job import choices_of
 from mtl_runner.commands.messages import explained
 from mtl_runner.commands.safety import check_hydra_node, check_searchpath
 from mtl_runner.config.plugs import SEARCH
@@ -58,14 +58,14 @@ class CommandLine:
         """
         overrides = [*self.overrides, *(f"{key}={value}" for key, value in (drawn or {}).items())]
         args = Namespace(config_name=self.config_name, config_dir=self.config_dir, config_path=None, overrides=overrides)
-        with explained(args), precheck._hydra(args) as hydra:
-            check_searchpath(precheck._searchpath(hydra, self.config_name), self.overrides)
+        with explained(args), hydra_of(args) as hydra:
+            check_searchpath(searchpath(hydra, self.config_name), self.overrides)
             whole = hydra.compose_config(self.config_name, overrides, run_mode=RunMode.RUN)
             check_hydra_node(whole.hydra, self.allowed, self.overrides)
-            task = precheck._task_config(whole)
+            task = task_config(whole)
             node = OmegaConf.to_container(task[SEARCH], resolve=True) if SEARCH in task else {}
         with open_dict(task):
             task.pop(SEARCH, None)
-        chosen = {group: option for group, option in _choices(whole, whole.hydra).items() if group != SEARCH}
+        chosen = {group: option for group, option in choices_of(whole, whole.hydra).items() if group != SEARCH}
         assert isinstance(node, dict)
         return Drawn(task, {str(key): value for key, value in node.items()}, chosen, whole)

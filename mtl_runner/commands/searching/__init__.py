@@ -1,0 +1,1 @@
+"""What `mtl tune` does with its command line; the search itself is in `mtl_runner.tuning`."""
