@@ -28,7 +28,7 @@ ROWS = 50_000
 TASKS = {"bought": {"type": "binary", "columns": "bought"}, "kind": {"type": "multiclass", "columns": "kind"}}
 RUN = [sys.executable, "-c", "from mtl_runner.cli import run_main; run_main()"]
 TWO = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-CALIBRATION = 300
+CALIBRATION = 1500
 """Steps of the run that says how many there are in a second."""
 
 

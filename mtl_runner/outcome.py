@@ -44,6 +44,7 @@ def finish(folder: RunFolder, parts: Parts) -> float:
 def _tested(folder: RunFolder, parts: Parts) -> tuple[Report, dict[str, float], float | None]:
     """Metrics of the test part and their averages, written down, and the validation average: with the decisions chosen here."""
     model, training, tasks = parts.model, parts.training, parts.model.tasks
+    folder.status(test_reads=folder.read_json("status.json").get("test_reads", 0) + 1)
     test = pack(parts.data.splits["test"].to(training.device), model.task_groups)
     outputs = predict(model, test, training.plan.eval_batch_size)
     unadjusted: Metrics = {}

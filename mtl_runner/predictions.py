@@ -25,11 +25,13 @@ def columns(outputs: Mapping[str, Tensor], targets: Mapping[str, TargetSpec]) ->
 
 
 def check_names(targets: Mapping[str, TargetSpec]) -> None:
-    """Refuse tasks whose predictions would have a column of the same name.
+    """Refuse tasks whose predictions would have a column of the same name, and one named as the mean over tasks is.
 
     Raises:
-        UserError: two tasks do.
+        UserError: there are such tasks.
     """
+    if "average" in targets:
+        raise UserError("dataset.tasks: average is what the mean over the tasks is called; give the task another name")
     owners: dict[str, str] = {}
     for task in make_tasks(targets):
         for column in task.predictions(task.outputs(torch.zeros(0, task.width))):

@@ -223,8 +223,10 @@ def test_a_resumed_run_keeps_the_primary_metric_that_it_began_with(train: Train)
     for spec in known["targets"].values():
         spec["metric"] = None
     (folder / "data.json").write_text(json.dumps(known))
+    assert read(folder, "status.json")["test_reads"] == 1
     run.resume(folder, epochs=3)
     assert set(read(folder, "test_metrics.json")["primary"].values()) == {"roc_auc"}
+    assert read(folder, "status.json")["test_reads"] == 2, "a comparison says so"
 
 
 @pytest.mark.parametrize(

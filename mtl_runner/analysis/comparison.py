@@ -77,6 +77,11 @@ class Group:
     validation: float = nan
     """Mean of the validation averages, by which the best is chosen."""
 
+    @property
+    def n(self) -> int:
+        """Seeds or splits with a value: of the average, or of the task that has most where there is no average."""
+        return self.average.n or max((score.n for score in self.scores.values()), default=0)
+
 
 @dataclass(frozen=True)
 class Ranking:

@@ -11,17 +11,15 @@ _BUDGET = {
     "trainer.early_stopping.patience": "patience", "trainer.early_stopping.monitor": "monitored",
     "trainer.early_stopping.min_delta": "least improvement",
 }  # fmt: skip
-_TEST = "test: read once in each run, after training; the best group is chosen by the validation average"
-"""What holds of every run of this program that ends once; a job that ran again is said where runs are selected."""
 _NAMED = 4
 
 
 def findings(groups: Sequence[RunGroup], baseline: RunGroup | None) -> tuple[Finding, ...]:
     """Everything that was checked, what is fine as well as what is not."""
-    checks: tuple[Callable[[Sequence[RunGroup]], Finding], ...] = (_data, _units, _budget, _metrics, _commit)
+    checks: tuple[Callable[[Sequence[RunGroup]], Finding], ...] = (_data, _units, _budget, _metrics, _commit, _test)
     found = [check(groups) for check in checks]
     found.insert(3, _search(groups, baseline))
-    return (*found, Finding(True, _TEST), *_hosts(groups))
+    return (*found, *_hosts(groups))
 
 
 def _data(groups: Sequence[RunGroup]) -> Finding:
@@ -106,6 +104,16 @@ def _commit(groups: Sequence[RunGroup]) -> Finding:
     if any(commit.endswith("+") for commit in commits):
         return Finding(False, f"code: files differed from the commit ({short}; + marks it)")
     return Finding(len(commits) == 1, f"code: {'one commit' if len(commits) == 1 else 'several commits'} ({short})")
+
+
+def _test(groups: Sequence[RunGroup]) -> Finding:
+    """Each run counts its looks; one that is resumed with a larger budget after its end looks again."""
+    runs, chosen = _runs(groups), "the best group is chosen by the validation average"
+    if again := sum(run.looks is not None and run.looks > 1 for run in runs):
+        return Finding(False, f"test: read more than once in {again} of {len(runs)} runs that went on after their end; {chosen}")
+    if unknown := sum(run.looks is None for run in runs):
+        return Finding(False, f"test: {unknown} of {len(runs)} runs do not say how often they read it; {chosen}")
+    return Finding(True, f"test: read once in each run, after training; {chosen}")
 
 
 def _hosts(groups: Sequence[RunGroup]) -> list[Finding]:

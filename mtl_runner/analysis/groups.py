@@ -4,14 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mtl_runner.analysis.results import SPLIT_KEYS, Result
+from mtl_runner.config import WITHOUT_EFFECT
 from mtl_runner.errors import UserError, choices, nearest
 
 NO_DIFFERENCE = (
-    "seed", *SPLIT_KEYS, "name", "data_dir", "dataset.path", "dataset.test_path", "resume", "allow_modules", "print_config",
-    "tracker", "trainer.device", "trainer.threads", "trainer.deterministic", "trainer.eval_batch_size", "trainer.progress",
+    *WITHOUT_EFFECT, "seed", *SPLIT_KEYS, "dataset.path", "dataset.test_path", "trainer.deterministic",
     "trainer.log_gradients_every",
 )  # fmt: skip
-"""Settings that make no group, with all below them: what repeats a run, where it runs, what it reads and what it says."""
+"""Settings that make no group, with all below them: what has no effect, what repeats a run, and what it reads and logs."""
 BASELINE = "sharing=none"
 _UNUSED = {"sharing": ("none", "weighting")}
 """Where nothing is shared there are no losses to weigh: a choice, and the group of settings that is then without effect."""

@@ -24,13 +24,13 @@ TAG = "mtl.comparison"
 """Marks the run that holds a report; it is no run of an experiment and has no run folder."""
 
 
-def page(runs: Sequence[Result]) -> str | None:
-    """The address of MLflow's compare page for those of ``runs`` that MLflow has, all of one tracker.
+def page(runs: Sequence[Result], uri: str | None = None) -> str | None:
+    """The address of MLflow's compare page for those of ``runs`` that the tracker ``uri`` has (None: as ``resolve``).
 
     Where the tracker is a file, the command that serves it, and the address below. None where MLflow has none of them or
     does not answer.
     """
-    place = _place(runs)
+    place = _place(runs, uri)
     if place is None:
         return None
     tracked = [run.tracked for run in runs if run.tracked and run.tracked.run_id and run.tracked.uri == place]
@@ -56,12 +56,12 @@ def address(runs: Sequence[str], experiments: Sequence[str]) -> str:
     return f"/#/compare-runs?{lists}&workflowType=machine_learning"
 
 
-def log(folder: Path, name: str, runs: Sequence[Result]) -> str | None:
+def log(folder: Path, name: str, runs: Sequence[Result], uri: str | None = None) -> str | None:
     """The files of ``folder`` as artifacts of a run named ``comparison`` in the experiment of ``runs``; its identifier.
 
     The comparison of the same name replaces its earlier files. None where MLflow has none of the runs or does not answer.
     """
-    place = _place(runs)
+    place = _place(runs, uri)
     if place is None:
         return None
     with _unless_away(place):
@@ -79,12 +79,12 @@ def log(folder: Path, name: str, runs: Sequence[Result]) -> str | None:
     return None
 
 
-def _place(runs: Sequence[Result]) -> str | None:
-    """The tracker that has most of the runs, if it is there."""
-    places = [run.tracked.uri for run in runs if run.tracked and run.tracked.run_id]
-    place = max(places, key=places.count, default=None)
-    file = database(place) if place else None
-    return None if file is not None and not file.exists() else place
+def _place(runs: Sequence[Result], uri: str | None) -> str | None:
+    """The user's tracker, if it is there and has some of the runs; one that only a run folder names may be a stranger's."""
+    place = resolve(uri)
+    file = database(place)
+    there = any(run.tracked and run.tracked.run_id and run.tracked.uri == place for run in runs)
+    return place if there and (file is None or file.exists()) else None
 
 
 def _client(place: str) -> "MlflowClient":

@@ -55,9 +55,9 @@ def on_disk(folder: Path) -> Candidate:
     """What a folder says of its run."""
     try:
         status = record.read(folder).status
-        state, job = str(status["state"]), str(status.get("job") or "")
+        state, job = results.said(status["state"]), results.said(status.get("job") or "")
         return Candidate(state, job, results.read(folder) if state == "finished" else None)
-    except (UserError, ValueError, KeyError, AttributeError, TypeError):
+    except (UserError, *results.BROKEN):
         return Candidate("unreadable")
 
 

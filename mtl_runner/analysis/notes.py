@@ -26,7 +26,7 @@ def notes(comparison: Comparison, tables: Tables, without: Sequence[str]) -> Ite
 
 def _power(comparison: Comparison, tables: Tables) -> Iterator[str]:
     """Whether the repeats are enough to tell the best from the baseline, or from the next where it is the baseline itself."""
-    repeat, fewest = tables.design.repeat, min(group.average.n for group in comparison.groups)
+    repeat, fewest = tables.design.repeat, min(group.n for group in comparison.groups)
     if fewest < 2:
         yield f"A group has {fewest} {repeat}{'s' * (fewest != 1)}: too few for an interval or a test; run at least 2, better 5."
     group, reference = _pair(comparison)
@@ -69,9 +69,11 @@ def _chosen(comparison: Comparison, tables: Tables) -> Iterator[str]:
     top = comparison.groups[0]
     if not any(isfinite(group.validation) for group in comparison.groups):
         yield f"No run has a validation average: '{comparison.best.name}' is the first group, not the best."
-    elif top.name != comparison.best.name and isfinite(top.average.mean):
-        yield f"Best by validation is '{comparison.best.name}'; the test average of '{top.name}' is higher, and chooses nothing."
-    if len({task.higher_is_better for task in tables.tasks if task.name in tables.main}) > 1:
+    elif top.name != comparison.best.name and isfinite(top.average.mean) and top.average.mean != comparison.best.average.mean:
+        yield f"Best by validation is '{comparison.best.name}'; the test average of '{top.name}' is better, and chooses nothing."
+    if not tables.main:
+        yield "No main task has a value: there is no average, no ranking and no Δm."
+    elif len({task.higher_is_better for task in tables.tasks if task.name in tables.main}) > 1:
         yield "Of some tasks' metrics more is better, of others less: there is no average."
 
 
@@ -87,7 +89,9 @@ def _baseline(comparison: Comparison, tables: Tables, without: Sequence[str]) ->
             "Δm is over the other tasks; differences in units of the metric are there for all."
         )
     if missing := [
-        group.name for group in comparison.groups if group.reference and not group.against_baseline[AVERAGE].difference.n
+        group.name
+        for group in comparison.groups
+        if group.reference and not any(paired.difference.n for paired in group.against_baseline.values())
     ]:
         yield f"No seed in common with the baseline, or no value: {_quoted(missing)}."
 
@@ -97,7 +101,9 @@ def _repeats(comparison: Comparison, tables: Tables) -> Iterator[str]:
     if design.resampled and design.overlap:
         yield (
             "Splits differ and have rows in common: n is the number of splits, and intervals and t tests are corrected "
-            f"(Nadeau and Bengio 2003, {design.overlap:.2f} test rows for each training row); Wilcoxon's test is left out."
+            f"(Nadeau and Bengio 2003, {design.overlap:.2f} test rows for each training row); where a split_seed draws all rows "
+            "anew, as that of synthetic does, they are more careful than they need be. Wilcoxon's test is left out, as no such "
+            "correction of it is known; Friedman's and the critical difference are uncorrected, and may find too much."
         )
     elif design.resampled:
         yield "Splits differ, and the runs do not say how large their parts are: intervals and p are uncorrected, and too small."
@@ -110,11 +116,11 @@ def _left_out(comparison: Comparison, tables: Tables) -> Iterator[str]:
     if others := [task for task in every if task not in {task.name for task in tables.tasks}]:
         yield f"Not all runs have the tasks {choices(others, _MOST)}: they are left out, and averages are over the others."
     for name, own in tables.of.items():
-        for task in tables.tasks:
-            series = own.scores[task.name]
-            if lost := sum(not isfinite(value) for value in series.values()):
-                yield f"'{name}' has no {task.metric} of {task.name} in {lost} of {len(series)} runs: undefined, or diverged."
-    if not comparison.ranking and len(comparison.groups) > 2:
+        lost = {task.name: sum(not isfinite(value) for value in own.scores[task.name].values()) for task in tables.tasks}
+        units = len(own.average)
+        if few := [f"{task} in {count} of {units}" for task, count in lost.items() if count]:
+            yield f"'{name}' has no value of {choices(few, _MOST)} seeds and splits: undefined, or diverged."
+    if not comparison.ranking and tables.main and len(comparison.groups) > 2:
         yield "There is no ranking: fewer than two seeds and tasks for which all groups have a value."
 
 

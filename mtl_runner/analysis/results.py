@@ -12,6 +12,10 @@ from mtl_runner.tracking import journal, record
 
 FILES = ("config.yaml", "status.json", "data.json", "test_metrics.json", "metrics.jsonl")
 """All that is read of a run."""
+BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading raises where a file is not what a run writes."""
+AVERAGED, WEIGHT = "validation/average", "weight/"
+"""Of ``metrics.jsonl``, the validation average and what the names of the tasks' weights begin with."""
 SPLIT_KEYS = ("dataset.split_seed", "dataset.fold")
 """The settings that move the split."""
 
@@ -38,13 +42,15 @@ class Result:
     """Time inside training."""
     parameters: float
     history: tuple[Mapping[str, Any], ...]
-    """The lines of ``metrics.jsonl``: ``epoch``, ``step``, ``time`` and ``metrics``."""
+    """Of each line of ``metrics.jsonl`` the ``epoch`` and what figures show of its ``metrics``."""
     roles: Mapping[str, str] = field(default_factory=dict)
     """``main`` or ``auxiliary``, by task."""
     validation: float = math.nan
     """Average of the primary metrics of the main tasks on the validation part: what groups are chosen by."""
     fingerprint: str = ""
     """Of the data."""
+    looks: int | None = None
+    """How often it read the test part; None where it does not say."""
     rows: Mapping[str, int] = field(default_factory=dict)
     """Of each part, all streams together; empty where the run does not say."""
     job: str = ""
@@ -75,7 +81,7 @@ def read(folder: Path) -> Result:
         return _read(folder)
     except FileNotFoundError as error:
         raise UserError(f"{folder}: is no folder of a finished run: {Path(str(error.filename)).name} is missing") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except BROKEN as error:
         raise UserError(f"{folder}: its files are not those of a run ({type(error).__name__}: {error})") from None
 
 
@@ -91,21 +97,22 @@ def _read(folder: Path) -> Result:
         settings=settings,
         seed=int(config["seed"]),
         split=" ".join(f"{key.split('.')[1]}={value}" for key in SPLIT_KEYS if (value := settings.get(key, "null")) != "null"),
-        scores={task: {name: _number(value) for name, value in row.items()} for task, row in test["tasks"].items()},
-        primary={task: str(name) for task, name in test["primary"].items()},
+        scores={said(task): {name: _number(value) for name, value in row.items()} for task, row in test["tasks"].items()},
+        primary={said(task): said(name) for task, name in test["primary"].items()},
         average=_number(test["average"].get("primary")),
         seconds=_number(status.get("train_seconds")),
         parameters=_number(status.get("parameters")),
-        history=tuple(run.lines()),
-        roles={task: str(spec.get("role", "main")) for task, spec in data["targets"].items()},
+        history=tuple(_drawn(line) for line in run.lines()),
+        roles={said(task): str(spec.get("role", "main")) for task, spec in data["targets"].items()},
         validation=_number(test.get("validation_average")),
-        fingerprint=data.get("fingerprint") or "",
-        rows={part: sum(streams.values()) for part, streams in data.get("rows", {}).items()},
-        job=status.get("job") or "",
-        ended=status.get("ended") or "",
-        commit=status.get("commit") or "",
-        host=status.get("host") or "",
-        tuned=status.get("tuned"),
+        fingerprint=said(data.get("fingerprint") or ""),
+        looks=None if (looks := status.get("test_reads")) is None else int(looks),
+        rows={part: int(sum(streams.values())) for part, streams in data.get("rows", {}).items()},
+        job=said(status.get("job") or ""),
+        ended=said(status.get("ended") or ""),
+        commit=said(status.get("commit") or ""),
+        host=said(status.get("host") or ""),
+        tuned=dict(tuned) if (tuned := status.get("tuned")) else None,
         tracked=tracked,
     )
 
@@ -120,7 +127,7 @@ def flat(config: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, str
         inner = dict(_leaves(value, str(key)))
         target = inner.pop(f"{key}._target_", None)
         if key in choices:
-            settings[str(key)] = choices[key]
+            settings[str(key)] = str(choices[key])
         elif target is not None:
             settings[str(key)] = target.rsplit(".", 1)[-1]
         elif isinstance(value, Mapping) and all(
@@ -128,7 +135,19 @@ def flat(config: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, str
         ):
             settings[str(key)] = ",".join(map(str, value)) or "none"
         settings |= {name: text for name, text in inner.items() if not name.endswith("._target_") and name not in settings}
-    return settings
+    return {said(key): said(value) for key, value in settings.items()}
+
+
+def said(text: object) -> str:
+    """``text`` on one line, without what moves a terminal's cursor or is no letter to a page."""
+    text = str(text)
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _drawn(line: Mapping[str, Any]) -> dict[str, Any]:
+    """The validation average and the tasks' weights: all else of many long runs would fill the memory."""
+    shown = {name: _number(value) for name, value in line["metrics"].items() if name == AVERAGED or name.startswith(WEIGHT)}
+    return {"epoch": int(line["epoch"]), "metrics": {said(name): value for name, value in shown.items()}}
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:

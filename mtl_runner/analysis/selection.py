@@ -17,6 +17,8 @@ from mtl_runner.tracking import locate
 HOME = Path("runs")
 SWEEP = "sweep.json"
 """What a sweep writes of its jobs."""
+_STATES = {"running": "running or killed"}
+"""What a killed run cannot write of itself."""
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -53,7 +55,7 @@ def _selection(name: str, found: Sequence[Candidate]) -> Selection:
     for identity, run in sorted(runs.items(), key=lambda item: item[1].ended):
         newest[run.job or identity] = run
     missing = Counter(each.state for each in found if each.result is None and (not each.job or each.job not in newest))
-    states = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in missing.items())
+    states = ", ".join(f"{count} {_STATES.get(state, state.replace('_', ' '))}" for state, count in missing.items())
     if not newest:
         raise UserError(f"{name}: none of its runs is finished ({states})")
     notes = []

@@ -7,15 +7,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mtl_runner.build.words import Node
-from mtl_runner.config import plug
+from mtl_runner.config import WITHOUT_EFFECT, plug
 from mtl_runner.config.schema import plain
 from mtl_runner.sharing.base import Sharing
 
-WITHOUT_EFFECT = (
-    "tracker", "name", "data_dir", "runs_dir", "resume", "skip_finished", "allow_modules", "print_config", "tuned",
-    "trainer.progress", "trainer.threads", "trainer.device", "trainer.eval_batch_size",
-)  # fmt: skip
-"""Keys that change no figure of a run beyond rounding. ``data_dir`` is part of the paths that data sets make of it."""
+__all__ = ["WITHOUT_EFFECT", "job_hash", "uncoupled"]
 
 
 def uncoupled(config: DictConfig | Node) -> bool:

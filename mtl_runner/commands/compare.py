@@ -32,12 +32,12 @@ def compare(
     title = title or chosen.name
     comparison = compared(chosen.runs, title, [key for key in by if key], baseline, chosen.notes)
     runs = [run for group in comparison.groups for run in group.runs]
-    comparison = replace(comparison, mlflow=mlflow_page.page(runs))
+    comparison = replace(comparison, mlflow=mlflow_page.page(runs, wanted.uri))
     folder = output or HOME / (re.sub(r"[^\w.-]+", "_", title).strip("._") or "runs")
     folder.mkdir(parents=True, exist_ok=True)
     files = report.write(comparison, folder)
     terminal.show(comparison)
     typer.echo(f"report: {next((file for file in files if file.suffix == '.html'), folder)}")
-    if run := mlflow_page.log(folder, title, runs):
+    if run := mlflow_page.log(folder, title, runs, wanted.uri):
         typer.echo(f"in MLflow as the run 'comparison', {run}")
     return comparison, files

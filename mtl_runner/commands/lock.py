@@ -1,4 +1,4 @@
-"""One process at a time trains in a run folder."""
+"""One process at a time trains in a run folder, or runs the jobs of a sweep."""
 
 import json
 import os
@@ -16,16 +16,16 @@ FILE = ".lock"
 
 
 class Busy(UserError):
-    """Another process trains there."""
+    """Another process is at work there."""
 
 
 @contextmanager
 def only_here(folder: Path) -> Iterator[None]:
-    """Inside, no other process gets to train in ``folder``; the lock goes with the process, however that ends."""
+    """Inside, no other process gets to work in ``folder``; the lock goes with the process, however that ends."""
     try:
         lock = FileLock(folder / FILE).acquire(timeout=0)
     except Timeout:
-        raise Busy(f"{folder}: another process is training this run") from None
+        raise Busy(f"{folder}: another process is at work in this folder") from None
     with lock:
         yield
 

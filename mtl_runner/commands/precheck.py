@@ -21,6 +21,7 @@ from mtl_runner.commands.safety import check_hydra_node, check_searchpath
 from mtl_runner.commands.sweeping.apart import warm_up
 from mtl_runner.commands.sweeping.checking import Grid
 from mtl_runner.commands.sweeping.grid import GridJob, is_grid
+from mtl_runner.commands.sweeping.launchers import check_commands
 from mtl_runner.config import plug, problems
 from mtl_runner.config.plugs import GROUPS
 from mtl_runner.errors import UserError
@@ -57,6 +58,7 @@ def _check(hydra: Hydra, args: Namespace, runs: bool) -> Checked:
         master, mode = _compose(hydra, args, runs)
         allowed = allowed_modules(args.overrides)
         check_hydra_node(master.hydra, allowed, args.overrides)
+        check_commands(master.hydra.launcher, args.overrides)
     if not runs:
         return Checked()
     swept = mode == RunMode.MULTIRUN

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -44,7 +45,7 @@ def study(name: str, home: Path, overrides: Sequence[str], sweep: Path | None, o
     folder = output or home / name
     comparison, files = compare(Wanted(what=(str(sweep),)), (), None, folder, name)
     typed = [each for each in overrides if not each.startswith("data_dir=")]
-    _write(comparison, folder, files, file.read_text(encoding="utf-8"), " ".join(["mtl study", name, *typed]))
+    _write(comparison, folder, files, file.read_text(encoding="utf-8"), shlex.join(["mtl", "study", name, *typed]))
     return code
 
 
@@ -63,7 +64,7 @@ def _write(comparison: Comparison, folder: Path, files: Sequence[Path], configur
     (folder / "runs.csv").write_text(_runs(runs), encoding="utf-8", newline="\n")
     path = folder / "README.md"
     page = path.read_text(encoding="utf-8") if path.exists() else f"# {comparison.title}\n\n{MARKS[0]}\n{MARKS[1]}\n"
-    table = (folder / "table.md").read_text(encoding="utf-8")
+    table = (folder / "table.md").read_text(encoding="utf-8").partition("\n")[2]  # without its title, which the page has
     text = _text(comparison, table, [each for each in files if each.suffix == ".svg"], configuration, command)
     path.write_text(_between_marks(page, text), encoding="utf-8", newline="\n")
 

@@ -2,6 +2,6 @@
 
 from mtl_runner.config.paths import config_dir
 from mtl_runner.config.plugs import GROUPS, plug
-from mtl_runner.config.schema import Config, InitFrom, TrainerConfig, check, problems
+from mtl_runner.config.schema import WITHOUT_EFFECT, Config, InitFrom, TrainerConfig, check, problems
 
-__all__ = ["GROUPS", "Config", "InitFrom", "TrainerConfig", "check", "config_dir", "plug", "problems"]
+__all__ = ["GROUPS", "WITHOUT_EFFECT", "Config", "InitFrom", "TrainerConfig", "check", "config_dir", "plug", "problems"]

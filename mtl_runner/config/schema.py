@@ -16,6 +16,11 @@ from mtl_runner.errors import UserError, choices, nearest
 
 Count = Annotated[int, Ge(1)]
 Device = Annotated[str, Matches(r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, cuda, cuda:N, mps")]
+WITHOUT_EFFECT = (
+    "tracker", "name", "data_dir", "runs_dir", "resume", "skip_finished", "allow_modules", "print_config", "tuned",
+    "trainer.progress", "trainer.threads", "trainer.device", "trainer.eval_batch_size",
+)  # fmt: skip
+"""Keys that change no figure of a run beyond rounding. ``data_dir`` is part of the paths that data sets make of it."""
 
 
 @dataclass(frozen=True)

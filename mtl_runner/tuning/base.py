@@ -18,6 +18,8 @@ Count = Annotated[int, Ge(1)]
 Name = Annotated[str, Matches(r"\w[\w.\-]*", "letters, digits, _, - and . (it names a folder)")]
 AVERAGE = "average"
 """The objective that is no task: the validation average."""
+CLAIMS = "running"
+"""The folder in a search's by whose locks processes claim trials."""
 _SQLITE = "sqlite:///"
 _DATABASES = (_SQLITE, "postgresql", "mysql", "mariadb")
 

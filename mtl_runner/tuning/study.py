@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mtl_runner.errors import UserError
 from mtl_runner.folder import RunFolder, now
 from mtl_runner.seeding import derive
-from mtl_runner.tuning.base import Search
+from mtl_runner.tuning.base import CLAIMS, Search
 from mtl_runner.tuning.sampling import Afresh
 
 ERROR, REASON = "error", "not_applicable"
@@ -124,6 +124,12 @@ def next_trial(study: Study, folder: Path, trials: int) -> Iterator[Trial | None
     Path(claim.lock_file).unlink(missing_ok=True)
 
 
+def under_way(study: Study, folder: Path) -> int:
+    """How many trials are being trained by other processes."""
+    with FileLock(folder / "study.lock"):
+        return _living(study, folder)
+
+
 def repeat(study: Study, trial: FrozenTrial, kills: int = 0) -> None:
     """Mark an interrupted trial as failed, and try its values again next."""
     study.tell(trial.number, state=TrialState.FAIL)
@@ -151,7 +157,8 @@ def _living(study: Study, folder: Path) -> int:
         except Timeout:
             alive += 1
             continue
-        _bury(study, trial, folder)
+        if study.get_trials(deepcopy=False)[trial.number].state == TrialState.RUNNING:  # it may have ended since
+            _bury(study, trial, folder)
         claim.release()
         Path(claim.lock_file).unlink(missing_ok=True)
     return alive
@@ -170,8 +177,8 @@ def _bury(study: Study, trial: FrozenTrial, folder: Path) -> None:
 
 
 def _claim(folder: Path, number: int) -> FileLock:
-    (folder / "running").mkdir(exist_ok=True)
-    return FileLock(folder / "running" / f"{number}.lock")
+    (folder / CLAIMS).mkdir(exist_ok=True)
+    return FileLock(folder / CLAIMS / f"{number}.lock")
 
 
 def _difference(known: Any, asked: Any, key: str = "") -> str | None:

@@ -19,14 +19,14 @@ SMALL = (
     "dataset=synthetic", "tracker=none", "trainer.progress=false", "trainer.device=cpu", "encoder.hidden=[8]", "trainer.epochs=1",
     "dataset.dimension=8", "dataset.rows=300", "dataset.validation_rows=100", "dataset.test_rows=20",
 )  # fmt: skip
-METHODS = ("labels", "inputs", "representations", "lookahead")
+METHODS = ("labels", "inputs", "lookahead")
 DISJOINT = ("dataset=synthetic", "dataset.n_tasks=6", "dataset.groups=[0,1,0,1,1,0]", "dataset.disjoint=true",
             "dataset.disjoint_parts=[train,validation]", "dataset.dimension=16", "dataset.rows=6000",
             "dataset.validation_rows=3000", "encoder.hidden=[64,32]", "trainer.epochs=4")  # fmt: skip
 """Every row is labelled for one task only, in training and in validation."""
 
 
-def test_files_and_an_option_that_runs(mtl: Command, mtl_run: Command, folder: Path) -> None:
+def test_files_and_an_option(mtl: Command, folder: Path) -> None:
     result = mtl("affinity", "--budget", "2", *(f"--method={name}" for name in METHODS), *SMALL)
     assert result.code == 0, result.err
     made = folder / "affinity" / "synthetic"
@@ -37,7 +37,12 @@ def test_files_and_an_option_that_runs(mtl: Command, mtl_run: Command, folder: P
     assert "proposed groups" in result.out and "sharing=grouped_by_lookahead" in result.out
     groups = yaml.safe_load((made / "sharing" / "grouped_by_labels.yaml").read_text())["groups"]
     assert groups == [["task_0", "task_1"], ["task_2", "task_3"]]
-    done = mtl_run("--config-dir", str(made), "sharing=grouped_by_labels", *SMALL, "hydra.run.dir=run")
+
+
+@pytest.mark.slow
+def test_the_option_runs(mtl: Command, mtl_run: Command, folder: Path) -> None:
+    assert mtl("affinity", "--method=labels", *SMALL).code == 0
+    done = mtl_run("--config-dir", "affinity/synthetic", "sharing=grouped_by_labels", *SMALL, "hydra.run.dir=run")
     assert done.code == 0, done.err
     assert json.loads((folder / "run/status.json").read_text())["choices"]["sharing"] == "grouped_by_labels"
     clusters = (folder / "run/sharing/clusters.csv").read_text().splitlines()

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 from standins import Command, Jobs
 
 from mtl_runner.commands import composed, precheck
+from mtl_runner.commands.lock import only_here
 from mtl_runner.commands.sweeping.composing import Composer
 
 
@@ -86,6 +88,32 @@ def test_the_same_sweep_folder_again_overwrites_nothing(mtl_run: Command, jobs: 
         assert [call["folder"].name for call in jobs.calls] == names
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["hydra.sweep.subdir=x"], "hydra.sweep.subdir=x: jobs 0 and 1 would write to this one folder"),
+        (["hydra.sweeper.max_batch_size=-1"], "hydra.sweeper.max_batch_size=-1: a number from 1 on"),
+    ],
+)
+def test_what_would_lose_jobs_is_an_error(mtl_run: Command, jobs: Jobs, folder: Path, arguments: list[str], said: str) -> None:
+    result = mtl_run("-m", "seed=0,1", *arguments)
+    assert result.code == 2 and said in result.err and "Traceback" not in result.err
+    assert not jobs.calls and not list(folder.iterdir())
+
+
+def test_odd_names_of_folders_are_kept(mtl_run: Command, jobs: Jobs, folder: Path) -> None:
+    name = "it's a=b, \\"
+    assert mtl_run("-m", "seed=0,1", f"hydra.sweep.dir={QuotedString(name, Quote.single).with_quotes()}").code == 0
+    assert [call["folder"] for call in jobs.calls] == [folder / name / "0", folder / name / "1"]
+
+
+def test_a_sweep_has_its_folder_to_itself(mtl_run: Command, jobs: Jobs, folder: Path) -> None:
+    (folder / "mine").mkdir()
+    with only_here(folder / "mine"):
+        result = mtl_run("-m", "seed=0,1", "hydra.sweep.dir=mine")
+    assert result.code == 2 and "another process is at work in this folder" in result.err and not jobs.calls
+
+
 def test_the_split_stays_where_it_is_over_seeds(mtl_run: Command, jobs: Jobs) -> None:
     assert mtl_run("-m", "seed=0,1").code == 0
     assert len({call["config"]["dataset"]["split_seed"] for call in jobs.calls}) == 1
@@ -109,66 +137,80 @@ def test_configurations_are_those_that_hydra_composes(mode: list[str]) -> None:
 
 # ---- real sweeps -------------------------------------------------------------------------------------------------------
 
-SWEEP = [
-    "-m", "sharing=none,hard", "weighting=equal,dynamic", "seed=range(4)", "dataset=synthetic", "dataset.n_tasks=2",
-    "encoder.hidden=[8]", "trainer.epochs=4", "trainer.device=cpu", "trainer.early_stopping.patience=null",
+FIXED = [
+    "dataset=synthetic", "dataset.n_tasks=2", "encoder.hidden=[8]", "trainer.device=cpu", "trainer.early_stopping.patience=null",
 ]  # fmt: skip
+SIXTEEN = ["sharing=none,hard", "weighting=equal,dynamic", "seed=range(4)", "trainer.epochs=4"]
 """Twelve jobs that run, and four that are the same as others."""
 COMMAND = [sys.executable, "-c", "from mtl_runner.cli import run_main; run_main()"]
+JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+SUBMITIT = ["hydra/launcher=submitit_local", "tracker=none"]
 
 
-def _start(folder: Path, launcher: list[str], *more: str) -> "subprocess.Popen[str]":
+def _start(folder: Path, *sweep: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [*COMMAND, *SWEEP, *launcher, *more], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*COMMAND, "-m", *FIXED, *sweep], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
-def _kill_one(folder: Path, sweep: "subprocess.Popen[str]") -> Path:
-    """Kills the first job that has trained an epoch."""
+def _trained(folder: Path, sweep: "subprocess.Popen[str]") -> tuple[Path, int]:
+    """Folder and process of the first job that has trained an epoch."""
     while sweep.poll() is None:
         for path in folder.glob("runs/*/*/*/status.json"):
             status = json.loads(path.read_text())
             if status["state"] == "running" and status["epoch"] >= 1:
-                os.kill(status["pid"], signal.SIGKILL)
-                return path.parent
+                return path.parent, status["pid"]
         time.sleep(0.005)
     raise AssertionError(sweep.communicate()[0])
 
 
+def _states(folder: Path) -> dict[str, str]:
+    return {str(path.parent): json.loads(path.read_text())["state"] for path in folder.glob("runs/*/*/*/status.json")}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "launcher", [["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], ["hydra/launcher=submitit_local", "tracker=none"]]
+    ("launched", "run", "same"),
+    [([*JOBLIB, *SIXTEEN], 12, 4), ([*SUBMITIT, "seed=range(3)", "trainer.epochs=20"], 3, 0)],
+    ids=["joblib", "submitit"],
 )
-def test_a_job_that_is_killed_leaves_the_others_running(folder: Path, launcher: list[str]) -> None:
-    """MLflow with joblib only: every process of submitit's would import it anew, for eight seconds."""
-    sweep = _start(folder, launcher)
-    victim = _kill_one(folder, sweep)
+def test_a_job_that_is_killed_leaves_the_others_running(folder: Path, launched: list[str], run: int, same: int) -> None:
+    """MLflow and twelve jobs with joblib only: every process of submitit's imports all anew, MLflow for eight seconds."""
+    sweep = _start(folder, *launched)
+    victim, process = _trained(folder, sweep)
+    os.kill(process, signal.SIGKILL)
     out = sweep.communicate()[0]
-    rows = table(folder)
-    states = {row["number"]: row["state"] for row in rows}
+    states = {row["number"]: row["state"] for row in table(folder)}
     assert sweep.returncode == 1, out
     assert states.pop(int(victim.name)) == "killed", out
-    assert sorted(states.values()) == ["finished"] * 11 + ["same"] * 4, out
-    assert "11 done" in out and "killed by SIGKILL" in out
-    again = _start(folder, launcher, "skip_finished=true")
+    assert sorted(states.values()) == ["finished"] * (run - 1) + ["same"] * same, out
+    assert f"{run - 1} done" in out and "killed by SIGKILL" in out
+    again = _start(folder, *launched, "skip_finished=true")
     out = again.communicate()[0]
-    assert again.returncode == 0 and "11 skipped" in out and "1 done" in out, out
-    assert len(list(folder.glob("runs/*/*/*/status.json"))) == 12
-    assert json.loads((victim / "status.json").read_text())["state"] == "finished", "it went on where it was"
-    if "tracker=none" in launcher:
+    assert again.returncode == 0 and f"{run - 1} skipped" in out and "1 done" in out, out
+    found = _states(folder)
+    assert len(found) == run and found[str(victim)] == "finished", "it went on where it was"
+    if "tracker=none" in launched:
         return
     with sqlite3.connect(folder / "mlflow.db") as database:
-        assert database.execute("SELECT status, count(*) FROM runs GROUP BY status").fetchall() == [("FINISHED", 12)]
-        assert database.execute("SELECT count(DISTINCT value) FROM tags WHERE key = 'job'").fetchone() == (12,)
+        assert database.execute("SELECT status, count(*) FROM runs GROUP BY status").fetchall() == [("FINISHED", run)]
+        assert database.execute("SELECT count(DISTINCT value) FROM tags WHERE key = 'job'").fetchone() == (run,)
 
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_checkpoints_and_a_rerun_goes_on(folder: Path) -> None:
-    sweep = _start(folder, [], "tracker=none", "trainer.epochs=2000")
-    while not any(json.loads(path.read_text())["epoch"] >= 1 for path in folder.glob("runs/*/*/*/status.json")):
-        assert sweep.poll() is None
-        time.sleep(0.05)
+    launched = ["seed=0,1", "tracker=none", "trainer.epochs=60"]
+    sweep = _start(folder, *launched)
+    stopped, _ = _trained(folder, sweep)
     sweep.send_signal(signal.SIGINT)
     out = sweep.communicate()[0]
     assert sweep.returncode == 130 and "skip_finished=true" in out, out
-    assert [row["state"] for row in table(folder)][:2] == ["interrupted", "queued"]
+    assert [row["state"] for row in table(folder)] == ["interrupted", "queued"]
+    epochs = len((stopped / "metrics.jsonl").read_text().splitlines())
+    assert 1 <= epochs < 60
+    again = _start(folder, *launched, "skip_finished=true")
+    out = again.communicate()[0]
+    assert again.returncode == 0 and "2 done" in out, out
+    assert _states(folder)[str(stopped)] == "finished" and len(_states(folder)) == 2
+    assert [json.loads(line)["epoch"] for line in (stopped / "metrics.jsonl").read_text().splitlines()] == [*range(1, 61)]
+    assert "resuming after epoch" in (stopped / "run.log").read_text()

@@ -86,7 +86,9 @@ def test_a_configuration_of_a_search_is_not_one_of_a_run(mtl_run: Command) -> No
     assert result.code == 2 and "search: this configuration is one of a search; `mtl tune` takes the same arguments" in result.err
 
 
-def test_a_search_writes_its_best_as_a_configuration(mtl: Command, mtl_run: Command, folder: Path, trained: list[Any]) -> None:
+def test_a_search_writes_its_best_as_a_configuration(
+    mtl: Command, mtl_run: Command, folder: Path, trained: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "mine").mkdir()
     study = {"defaults": ["tune", "_self_"], "name": "of the tracker", "encoder": {"hidden": [8]}, "search": {"trials": 3}}
     (folder / "mine" / "lr.yaml").write_text(yaml.safe_dump(study))
@@ -110,6 +112,9 @@ def test_a_search_writes_its_best_as_a_configuration(mtl: Command, mtl_run: Comm
     lines = list(csv.DictReader((found / "trials.csv").read_text().splitlines()))
     assert [float(line["optimizer.lr"]) for line in lines] == [call["config"]["optimizer"]["lr"] for call in trained]
     assert mtl(*command, "search.trials=4").code == 0 and len(trained) == 4
+    monkeypatch.setattr("mtl_runner.tuning.study._living", lambda study, folder: 1)
+    other = mtl(*command, "search.trials=5")
+    assert other.code == 0 and "1 of 5 trials are still under way" in other.out and "missing" not in other.err
     changed = mtl(*command, "trainer.epochs=3")
     assert changed.code == 2 and "trainer.epochs=3: is not what the study lr was begun with" in changed.err
 

@@ -65,6 +65,8 @@ def test_an_unseen_category_is_nothing_rather_than_noise() -> None:
 def test_predictions_of_two_tasks_have_different_names() -> None:
     check_names(TASKS)
     clash = {"y": TargetSpec("binary", classes=("no", "yes")), "y_probability": TargetSpec("regression")}
+    with pytest.raises(UserError, match=r"average is what the mean over the tasks is called"):
+        check_names({"average": TargetSpec("regression")})
     with pytest.raises(UserError, match=r"y and y_probability both predict a column y_probability"):
         check_names(clash)
 

@@ -80,7 +80,7 @@ def scorer(task: str) -> Callable[..., float]:
     return lambda model, x, y: SCORES[task](y, model.predict(x))
 
 
-@pytest.mark.parametrize("mode", ["hard", "none"])
+@pytest.mark.parametrize("mode", ["hard", pytest.param("none", marks=pytest.mark.slow)])
 def test_importance_is_scikit_learns(mode: str, make_config: Callable[..., Any]) -> None:
     """The same orders give the same drops, task by task, whatever runs together."""
     data = kind_of("table", "one")
@@ -117,7 +117,12 @@ def test_intervals_cover_what_an_input_without_use_does(make_config: Callable[..
         ("table", 5e-3, ("sharing=none",)),
         ("table", 1e-3, ("sharing=soft", "encoder.activation=gelu")),
         ("table", 5e-3, ("encoder=ft_transformer", "encoder.width=8", "encoder.layers=1", "encoder.heads=2")),
-        ("images", 1e-3, ("encoder=transformer", "encoder.width=8", "encoder.layers=1", "encoder.heads=2")),
+        pytest.param(
+            "images",
+            1e-3,
+            ("encoder=transformer", "encoder.width=8", "encoder.layers=1", "encoder.heads=2"),
+            marks=pytest.mark.slow,
+        ),
         ("tokens", 1e-6, ("encoder=rnn", "encoder.width=8")),
     ],
 )
@@ -251,7 +256,7 @@ def run_on(train: Callable[..., Path], path: Path, mode: str) -> Path:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("mode", ["hard", "none"])
+@pytest.mark.parametrize("mode", ["hard", pytest.param("none", marks=pytest.mark.slow)])
 def test_planted_dependences_are_found(
     mode: str, train: Callable[..., Path], planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

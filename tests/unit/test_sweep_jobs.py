@@ -5,6 +5,8 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from mtl_runner.commands.sweeping.apart import apart
 from mtl_runner.commands.sweeping.board import Board
 from mtl_runner.commands.sweeping.earlier import skip_finished
 from mtl_runner.commands.sweeping.grid import NOT_APPLICABLE, QUEUED, SAME, SKIPPED, GridJob, alone, free, label, run_once, swept
-from mtl_runner.commands.sweeping.launchers import way
+from mtl_runner.commands.sweeping.launchers import check_commands, way
 from mtl_runner.commands.sweeping.work import Work, settle, train
+from mtl_runner.errors import UserError
+from mtl_runner.tuning.base import CLAIMS
 
 Make = Callable[..., DictConfig]
 
@@ -122,11 +126,24 @@ def test_one_that_is_being_trained_is_left_alone(tmp_path: Path) -> None:
     assert job.state == SKIPPED and "is being trained" in job.reason and job.folder == folder
 
 
+def test_trials_of_a_search_are_no_runs_of_a_sweep(tmp_path: Path) -> None:
+    """They would go on inside the search, and never see the test part."""
+    run_folder(tmp_path / "runs" / "tune" / "mine" / "0", "interrupted", "a")
+    (tmp_path / "runs" / "tune" / "mine" / CLAIMS).mkdir()
+    run_folder(tmp_path / "runs" / "day" / "0", "finished", ["no", "text"])  # type: ignore[arg-type]
+    jobs = [grid_job(0, job="a")]
+    skip_finished(jobs, [tmp_path / "runs"])
+    assert jobs[0].state == QUEUED and not jobs[0].resume
+
+
 def test_an_earlier_run_keeps_its_folder(tmp_path: Path) -> None:
     assert free(tmp_path / "3") == tmp_path / "3"
     run_folder(tmp_path / "3", "finished", "a")
     run_folder(tmp_path / "3_2", "failed", "a")
     assert free(tmp_path / "3") == tmp_path / "3_3"
+    (tmp_path / "4").mkdir()
+    with only_here(tmp_path / "4"):
+        assert free(tmp_path / "4") == tmp_path / "4_2", "one that has not said yet that it runs"
 
 
 # ---- one process, one run ----------------------------------------------------------------------------------------------
@@ -224,6 +241,38 @@ def test_how_many_jobs_run_at_once(
     monkeypatch.setattr("mtl_runner.commands.sweeping.launchers.cores", lambda: 8)
     how = way(OmegaConf.create({"hydra": {"launcher": launcher, "sweeper": {"max_batch_size": None}}}), 12)
     assert (how.together, how.at_once) == (together, at_once)
+
+
+def test_only_the_last_launch_counts(tmp_path: Path) -> None:
+    """Also where a sweep was stopped, and another one is in its folder now."""
+    first, second = (orders.Orders(tmp_path, 4, 1, {}) for _ in range(2))
+    with only_here(tmp_path):
+        first.announce()
+        assert first.count() and not second.count()
+        orders.stop(tmp_path)
+        assert not first.count()
+        second.announce()
+        assert second.count() and not first.count()
+    assert not second.count(), "the sweep was killed, and a worker has outlived it"
+    assert replace(second, host="another machine").count(), "which cannot be asked"
+
+
+@pytest.mark.parametrize(
+    ("launcher", "typed", "said"),
+    [
+        ({"setup": ["touch x"]}, [], "hydra.launcher.setup: counts only when typed"),
+        ({"setup": ["module load x"]}, ["hydra.launcher.setup=[module load x]"], None),
+        ({"additional_parameters": {"qos": "a", "prolog": "b"}}, ["+hydra.launcher.additional_parameters.qos=a"], "typed"),
+        ({"additional_parameters": {"qos": "a"}}, ["+hydra.launcher.additional_parameters.qos=a"], None),
+        ({"ray": {"init": {"address": "elsewhere"}}}, [], "hydra.launcher.ray.init.address"),
+        ({"comment": "x\ntouch x #"}, ["hydra.launcher.comment=x"], "more than one line"),
+        ({"partition": "gpu", "setup": None, "timeout_min": 3, "gres": ""}, [], None),
+    ],
+)
+def test_a_file_has_no_commands_for_a_launcher(launcher: dict[str, Any], typed: list[str], said: str | None) -> None:
+    node = OmegaConf.create(launcher)
+    with pytest.raises(UserError, match=said) if said else nullcontext():
+        check_commands(node, typed)
 
 
 def test_jobs_divide_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

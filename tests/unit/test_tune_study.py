@@ -20,7 +20,7 @@ from mtl_runner.run import Watch
 from mtl_runner.tuning import report
 from mtl_runner.tuning.base import Search
 from mtl_runner.tuning.random import Random
-from mtl_runner.tuning.study import MOST_KILLS, counted, failure, open_study, quiet, sampler
+from mtl_runner.tuning.study import MOST_KILLS, _claim, _living, counted, failure, open_study, quiet, sampler
 from mtl_runner.tuning.tpe import TPE
 from mtl_runner.tuning.work import work
 
@@ -205,6 +205,20 @@ def test_processes_share_a_study_and_a_killed_ones_trial_is_repeated(tmp_path: P
     assert trials[1].state == TrialState.FAIL
     assert sum(trial.params == trials[1].params for trial in trials) == 2
     assert not list((tmp_path / "running").iterdir())
+
+
+def test_a_trial_that_ends_while_one_looks_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process has it as running, and comes to its lock when that is free again."""
+    study = open_study(Random(space=SPACE, folder=str(tmp_path)), {})
+    trial = study.ask()
+    claim = _claim(tmp_path, trial.number)
+    with claim:
+        before = study.get_trials()
+    study.tell(trial, 1.0)
+    everything = type(study).get_trials
+    monkeypatch.setattr(type(study), "get_trials", lambda self, states=None, **how: before if states else everything(self, **how))
+    assert _living(study, tmp_path) == 0
+    assert [each.state for each in everything(study)] == [TrialState.COMPLETE]
 
 
 @pytest.mark.slow

@@ -102,14 +102,18 @@ def unit(task: TaskInfo) -> str:
     return f"{task.metric} {'↑' if task.higher_is_better else '↓'}"
 
 
-def decimals(estimates: Sequence[Estimate]) -> int:
-    """Places after the point: two digits of the median interval that begins with 1 or 2, one of others; without any, 4 digits."""
+def decimals(estimates: Sequence[Estimate], signed: bool = False) -> int:
+    """Places after the point: two digits of the median interval that begins with 1 or 2, one of others; without any, 4 digits.
+
+    Scores that are at most 1, no differences (``signed``), have two at least.
+    """
+    means = [abs(estimate.mean) for estimate in estimates if isfinite(estimate.mean)]
     halves = [estimate.half for estimate in estimates if isfinite(estimate.half) and estimate.half > 0]
     if halves:
         typical = median(halves)
         places = -floor(log10(typical))
-        return min(max(places + int(typical * 10.0**places < 3), 0), 6)
-    most = max((abs(estimate.mean) for estimate in estimates if isfinite(estimate.mean)), default=0)
+        return min(max(places + int(typical * 10.0**places < 3), 0 if signed or max(means) > 1 else 2), 6)
+    most = max(means, default=0)
     return min(max(3 - floor(log10(most)), 0), 4) if most else 4
 
 
@@ -132,7 +136,7 @@ def _estimates(
     higher_is_better: bool = True,
     signed: bool = False,
 ) -> Column:
-    places, none = decimals(estimates), [False] * len(estimates)
+    places, none = decimals(estimates, signed), [False] * len(estimates)
     texts = [shown(estimate, places, signed) for estimate in estimates]
     turned = [(1 if higher_is_better else -1) * estimate.mean for estimate in estimates]
     best = max(filter(isfinite, turned), default=None) if len(estimates) > 1 else None

@@ -13,7 +13,7 @@ _SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"{\char34}", "`": r"{\char96}", "±": r"$\pm$", "−": "$-$", "≈": r"$\approx$", "†": r"$\dagger$",
     "Δ": r"$\Delta$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "≥": r"$\geq$", "≤": r"$\leq$", "×": r"$\times$", "–": "--",
-    "…": r"\ldots{}",
+    "…": r"\ldots{}", "[": "{[}", "*": "{*}",
 }  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def as_html(comparison: Comparison, figures: Sequence[Drawn]) -> str:
         overall=overall(comparison),
         scores=scores(comparison, comparison.tasks),
         gains=gains(comparison, comparison.tasks),
-        places=lambda estimate: decimals([estimate]),
+        places=lambda estimate: decimals([estimate], signed=True),
         **{name: partial(getattr(words, name), comparison)() for name in ("summary", "legend", "spread", "gain_of")},
         shown=shown,
         probability=words.probability,

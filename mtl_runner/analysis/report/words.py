@@ -28,7 +28,7 @@ def summary(comparison: Comparison) -> list[str]:
     hurt = [f"'{group.name}' in {listed(group.suffers, '')}" for group in comparison.groups if group.suffers]
     if hurt:
         said.append(f"Sure negative transfer: {'; '.join(hurt[:_NAMED])}{_more(len(hurt))}.")
-    elif comparison.baseline and others:
+    elif any(isfinite(gain.half) for group in others for gain in group.gains.values()):
         said.append("No group loses surely in any task against the baseline.")
     return said
 
@@ -59,17 +59,21 @@ def legend(comparison: Comparison) -> list[tuple[str, str]]:
 
 def spread(comparison: Comparison) -> str:
     """What the intervals are over, by the numbers of values behind them."""
-    if all(group.average.n < 2 for group in comparison.groups):
+    if all(group.n < 2 for group in comparison.groups):
         return "single runs: there is no interval"
     return f"mean ± half of the 95 % interval over {_repeats(comparison, comparison.groups)}"
 
 
 def _repeats(comparison: Comparison, groups: Sequence[Group]) -> str:
     """``5 seeds``, ``3 to 5 seeds``, or splits where these differ."""
-    counts = sorted({group.average.n for group in groups})
+    counts = sorted({group.n for group in groups})
     number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    noun = "split" if len({run.split for group in comparison.groups for run in group.runs}) > 1 else "seed"
-    return f"{number} {noun}{'s' * (counts[-1] != 1)}"
+    return f"{number} {repeat(comparison)}{'s' * (counts[-1] != 1)}"
+
+
+def repeat(comparison: Comparison) -> str:
+    """What is counted: ``seed``, or ``split`` where these differ."""
+    return "split" if len({run.split for group in comparison.groups for run in group.runs}) > 1 else "seed"
 
 
 def gain_of(comparison: Comparison) -> str:

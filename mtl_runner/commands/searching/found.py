@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 def report(plan: Plan) -> int:
     """Writes and shows everything; returns the exit code, 1 where trials are missing that no ``timeout`` has left out."""
     from mtl_runner.tuning import report
-    from mtl_runner.tuning.study import REASON, counted, failure
+    from mtl_runner.tuning.study import REASON, counted, failure, under_way
 
-    search, done = plan.search, counted(plan.study)
+    search, others = plan.search, under_way(plan.study, plan.search.folder)
+    done = counted(plan.study)
     report.write(search, plan.study)
     if not (best := report.best(plan.study)):
         reasons = (each.user_attrs.get(REASON) or failure(plan.study, each) for each in done)
@@ -32,7 +33,9 @@ def report(plan: Plan) -> int:
     print(f"{'the front' if len(paths) > 1 else 'the best'}: {shown}")
     print(f"  mtl-run -cd {_shown(paths[0].parent)} -cn {paths[0].stem} -m 'seed=range(5)'")
     print(f"figures and trials.csv: {_shown(search.folder)}")
-    if (missing := search.trials - len(done)) > 0:
+    if others:
+        print(f"{others} of {search.trials} trials are still under way in another process, which will report on all")
+    if (missing := search.trials - len(done) - others) > 0:
         print(f"{missing} of {search.trials} trials are missing; the same command goes on with the study", file=sys.stderr)
     return int(missing > 0 and search.timeout is None)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 """What Apple's libraries start when they are imported does not survive a fork."""
-IMPORTED = ("mtl_runner.run",)
+IMPORTED = ("mtl_runner.run", "mtl_runner.figures.warm")
 PATIENCE = 60.0
 """Seconds that a process has for its last words once nobody waits for it any more."""
 

@@ -42,6 +42,9 @@ class Grid:
 
     def check(self) -> None:
         """Fills ``jobs``, and raises an error with all that is wrong, or where none of them is applicable."""
+        most = self.master.hydra.sweeper.max_batch_size
+        if most is not None and most < 1:
+            raise UserError(f"hydra.sweeper.max_batch_size={most}: a number from 1 on is expected, or null")
         wrong: dict[str, None] = {}
         for number, overrides in enumerate(self.combinations):
             wrong.update(dict.fromkeys(self._add(number, overrides)))
@@ -52,6 +55,14 @@ class Grid:
         run_once(self.jobs)
         if self.master.skip_finished:
             skip_finished(self.jobs, [Path(self.master.runs_dir), Path(self.sweep)])
+        self._check_folders()
+
+    def _check_folders(self) -> None:
+        taken: dict[Path, int] = {}
+        for job in self.jobs:
+            if job.pending and (other := taken.setdefault(job.own, job.number)) != job.number:
+                subdir = os.path.relpath(job.own, self.sweep)
+                raise UserError(f"hydra.sweep.subdir={subdir}: jobs {other} and {job.number} would write to this one folder")
 
     def _add(self, number: int, overrides: list[str]) -> list[str]:
         """Notes a job down; what is wrong with it."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from mtl_runner.commands.lock import alive, read_status
 from mtl_runner.commands.sweeping.grid import SKIPPED, GridJob
+from mtl_runner.tuning.base import CLAIMS
 
 DEPTH = 3
 """``DATE/TIME/JOB``."""
@@ -20,7 +21,7 @@ class _Earlier:
 
     @property
     def finished(self) -> bool:
-        """Also with test metrics: a search's trials have none."""
+        """And has not lost its test metrics."""
         return self.status.get("state") == "finished" and (self.folder / "test_metrics.json").exists()
 
     @property
@@ -34,7 +35,7 @@ def skip_finished(jobs: Sequence[GridJob], places: Iterable[Path]) -> None:
     wanted = {job.job: job for job in jobs if job.pending}
     found: dict[str, list[_Earlier]] = {}
     for earlier in {each.folder: each for place in places for each in _below(place.absolute(), DEPTH)}.values():
-        if (job := earlier.status.get("job")) in wanted:
+        if isinstance(job := earlier.status.get("job"), str) and job in wanted:
             found.setdefault(job, []).append(earlier)
     for job, runs in found.items():
         _compare(wanted[job], sorted(runs, key=lambda each: str(each.status.get("started"))))
@@ -57,10 +58,10 @@ def shown(folder: Path) -> str:
 
 
 def _below(folder: Path, depth: int) -> Iterator[_Earlier]:
-    """The runs in a folder and those below it."""
+    """The runs in a folder and those below it, without the trials of searches: those never see the test part."""
     if (status := read_status(folder)) is not None:
         yield _Earlier(folder, status)
-    elif depth and folder.is_dir():
+    elif depth and folder.is_dir() and not (folder / CLAIMS).is_dir():
         for entry in sorted(os.scandir(folder), key=lambda each: each.name):
             if entry.is_dir(follow_symlinks=False):
                 yield from _below(Path(entry.path), depth - 1)

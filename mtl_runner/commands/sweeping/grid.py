@@ -9,6 +9,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
+from mtl_runner.commands.lock import held
+
 QUEUED = "queued"
 NOT_APPLICABLE, SAME, SKIPPED = "not_applicable", "same", "skipped"
 """States that only a job of a grid can have, beside those of a run."""
@@ -87,9 +89,9 @@ def label(job: GridJob, keys: Sequence[str]) -> str:
 
 
 def free(folder: Path) -> Path:
-    """``folder``, or one beside it where an earlier run is in it."""
+    """``folder``, or one beside it where an earlier run is in it, or one that begins."""
     count, found = 2, folder
-    while os.path.lexists(found / "status.json"):
+    while os.path.lexists(found / "status.json") or held(found):
         found, count = folder.with_name(f"{folder.name}_{count}"), count + 1
     return found
 

@@ -1,15 +1,48 @@
-"""What has to be known of Hydra's launchers: how many jobs they run at once on one machine."""
+"""What has to be known of Hydra's launchers: how many jobs they run at once on one machine, and what else they would run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from mtl_runner.commands.sweeping.orders import cores
+from mtl_runner.errors import UserError
 
 EXTRAS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray", "ray_aws": "ray"}
 """The extra of this package that brings each launcher."""
+
+COMMANDS = ("setup", "additional_parameters", "ray.init.address", "ray.init.runtime_env")
+"""Keys of launchers whose values are commands of a shell, or lead to a machine that is believed."""
+
+
+def check_commands(launcher: DictConfig, typed: Sequence[str]) -> None:
+    """Raises ``UserError`` where a file would have a launcher run something of its own; ``typed``: the overrides.
+
+    Submitit writes its values into a script of which each line that is no comment is a command.
+    """
+    for key in COMMANDS:
+        if not (value := OmegaConf.select(launcher, key)):
+            continue
+        places = [f"hydra.launcher.{key}.{name!s}" for name in value] if isinstance(value, DictConfig) else []
+        known = {each.lstrip("+").partition("=")[0] for each in typed}
+        if f"hydra.launcher.{key}" not in known and not (places and known.issuperset(places)):
+            raise UserError(f"hydra.launcher.{key}: counts only when typed on the command line, not from a file")
+    for text in _texts(OmegaConf.to_container(launcher, resolve=True)):
+        if not text.isprintable():
+            raise UserError(f"hydra.launcher: {text!r} is more than one line")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            yield str(name)
+            yield from _texts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)
 
 
 @dataclass(frozen=True)

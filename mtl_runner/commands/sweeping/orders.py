@@ -1,12 +1,16 @@
 """What the processes that start the jobs of a grid are told; it is pickled with each job."""
 
 import os
+import secrets
+import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from mtl_runner.commands.lock import held
+
 LAUNCH = ".launch"
-"""The file in a sweep's folder that says which of its launches counts; 0: none, it was stopped."""
+"""The file in a sweep's folder that says which launch counts; empty: none, it was stopped."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,6 @@ class Orders:
     """The jobs of one launch."""
 
     sweep: Path
-    launch: int
     total: int
     """Of the grid."""
     together: int
@@ -35,6 +38,10 @@ class Orders:
     """By folder."""
     imports: Sequence[str] = ()
     """Modules that take long to import, and that every job will."""
+    launch: str = field(default_factory=lambda: secrets.token_hex(8))
+    """Its name, unlike that of any other one in this folder, also of an earlier sweep."""
+    host: str = field(default_factory=socket.gethostname)
+    """Of the sweep."""
 
     def of(self, folder: Path) -> Order:
         return self.jobs[str(folder)]
@@ -44,18 +51,23 @@ class Orders:
         _say(self.sweep, self.launch)
 
     def count(self) -> bool:
-        """Whether its jobs may still begin: a cluster may come to them after the sweep was stopped, or has launched them anew."""
-        return (self.sweep / LAUNCH).read_text() == str(self.launch)
+        """Whether its jobs may still begin.
+
+        A cluster may come to them after the sweep was stopped, or has launched them anew; its workers outlive a killed sweep.
+        """
+        if self.host == socket.gethostname() and not held(self.sweep):
+            return False
+        return (self.sweep / LAUNCH).read_text() == self.launch
 
 
 def stop(sweep: Path) -> None:
     """No job of the sweep begins any more."""
-    _say(sweep, 0)
+    _say(sweep, "")
 
 
-def _say(sweep: Path, launch: int) -> None:
+def _say(sweep: Path, launch: str) -> None:
     part = sweep / f"{LAUNCH}.part"
-    part.write_text(str(launch))
+    part.write_text(launch)
     part.replace(sweep / LAUNCH)
 
 

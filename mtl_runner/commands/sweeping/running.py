@@ -15,12 +15,13 @@ from typing import Any
 
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from mtl_runner.commands.job import Job
-from mtl_runner.commands.lock import alive, held, read_status
+from mtl_runner.commands.lock import alive, held, only_here, read_status
 from mtl_runner.commands.messages import first_line
 from mtl_runner.commands.precheck import Checked
 from mtl_runner.commands.sweeping.apart import apart
@@ -50,11 +51,17 @@ def sweep(hydra: Hydra, found: Checked, job: Job, arguments: Sequence[str]) -> i
     assert config is not None and jobs is not None
     folder = Path(config.hydra.sweep.dir).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, folder / "multirun.yaml")
-    callbacks, name = Callbacks(config), config.hydra.job.config_name
+    with only_here(folder):
+        OmegaConf.save(config, folder / "multirun.yaml")
+        return _sweep(HydraContext(hydra.config_loader, Callbacks(config)), found, Board(folder, jobs), job, arguments)
+
+
+def _sweep(context: HydraContext, found: Checked, board: Board, job: Job, arguments: Sequence[str]) -> int:
+    config, jobs = found.master, board.jobs
+    assert config is not None
+    callbacks, name = context.callbacks, config.hydra.job.config_name
     callbacks.on_multirun_start(config=config, config_name=name)
-    launching = _Launching(HydraContext(config_loader=hydra.config_loader, callbacks=callbacks), config, job, found.imports)
-    board = Board(folder, jobs)
+    launching = _Launching(context, config, job, found.imports)
     try:
         with board:
             launching.all(board)
@@ -106,7 +113,7 @@ class _Launching:
             _place(each, launch)
         keys = swept(board.jobs)
         told = {str(each.own): Order(each.number, label(each, keys), each.folder if each.resume else None) for each in jobs}
-        orders = Orders(board.sweep, launch, len(board.jobs), how.together, told, self.imports)
+        orders = Orders(board.sweep, len(board.jobs), how.together, told, self.imports)
         orders.announce()
         self.job.orders = orders
         board.expect(jobs)
@@ -122,7 +129,8 @@ class _Launching:
                 _leave_nothing(board.sweep, self.job.existing)
                 raise UserError(f"hydra.launcher: {first_line(error)}") from error
             print(f"the launcher has lost jobs: {first_line(error)}", file=sys.stderr)
-        _await(jobs)
+        with _interruptible(board):
+            _await(jobs)
         board.look()
         for each, result in zip(jobs, results, strict=False):
             if each.state == QUEUED and isinstance(result._return_value, Exception):
@@ -143,7 +151,7 @@ def _place(job: GridJob, launch: int) -> None:
 def _in(sweep: Path, folder: Path) -> list[str]:
     """The overrides by which a job gets its folder, whatever number its launcher gives it."""
     places = {"dir": str(sweep), "subdir": os.path.relpath(folder, sweep)}
-    return [f"hydra.sweep.{key}='{place}'" for key, place in ((key, place.replace("'", "\\'")) for key, place in places.items())]
+    return [f"hydra.sweep.{key}={QuotedString(place, Quote.single).with_quotes()}" for key, place in places.items()]
 
 
 def _await(jobs: Sequence[GridJob]) -> None:

@@ -59,7 +59,7 @@ def made_run(
         "status.json": {
             "state": "finished", "started": "2026-11-21T08:00:00+00:00", "ended": "2026-11-21T08:00:30+00:00", "choices": chosen,
             "overrides": [], "commit": "c0ffee", "sweep": "runs/2026-11-21/08-00-00", "train_seconds": 2.0 + seed,
-            "parameters": 100, "tuned": None, "host": "here", **(status or {}),
+            "parameters": 100, "tuned": None, "host": "here", "test_reads": 1, **(status or {}),
         },
         "data.json": {"targets": targets, "fingerprint": f"of {groups['dataset']}",
                       "rows": {"train": {"input": 80}, "validation": {"input": 20}, "test": {"input": 20}}},

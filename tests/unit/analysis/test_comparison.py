@@ -10,6 +10,7 @@ from scipy import stats
 
 from mtl_runner.analysis.compare import compare
 from mtl_runner.analysis.comparison import Comparison, Group
+from mtl_runner.analysis.report.words import spread, summary
 from mtl_runner.analysis.results import Result, read
 from mtl_runner.errors import UserError
 
@@ -139,7 +140,7 @@ def test_few_seeds_are_said(tmp_path: Path) -> None:
 
 def test_what_is_undefined_is_said_and_left_out(tmp_path: Path) -> None:
     known = compare(table(tmp_path, {"none": [0.5, 0.6, 0.7], "hard": [0.6, None, 0.75]}), "undefined")
-    assert group(known, "hard").scores["sort"].n == 2 and said(known, "'hard' has no balanced_accuracy of sort in 1 of 3 runs")
+    assert group(known, "hard").scores["sort"].n == 2 and said(known, "'hard' has no value of sort in 1 of 3 seeds")
 
 
 def test_tasks_that_not_all_have_and_auxiliary_ones(tmp_path: Path) -> None:
@@ -178,3 +179,23 @@ def test_worked_runs_are_as_written(tmp_path: Path) -> None:
     run = worked(tmp_path)[4]
     assert (run.seed, run.scores["sort"][ACCURACY], run.scores["size"][ERROR]) == (1, *WORKED["hard"][1])
     assert run.seconds == 3 and run.parameters == 100 and run.roles == {"sort": "main", "size": "main"}
+
+
+def test_without_an_average_seeds_are_counted_all_the_same(tmp_path: Path) -> None:
+    runs = [
+        read(made_run(tmp_path / f"{sharing}{seed}", {"sort": {ACCURACY: 0.5 + seed / 10}}, {"sharing": sharing}, seed=seed,
+                      auxiliary=["sort"]))
+        for sharing in ("none", "hard") for seed in (0, 1)
+    ]  # fmt: skip
+    known = compare(runs, "auxiliary")
+    assert [each.n for each in known.groups] == [2, 2] and "over 2 seeds" in spread(known)
+    assert said(known, "No main task has a value") and not said(known, "too few for an interval") and not said(known, "in common")
+
+
+def test_of_equal_test_averages_none_is_better(tmp_path: Path) -> None:
+    known = compare(table(tmp_path, {"none": [0.5, 0.6], "hard": [0.5, 0.6]}, none=0.1, hard=0.2), "equal")
+    assert known.best.name == "hard" and not said(known, "chooses nothing")
+
+
+def test_of_single_runs_nothing_is_said_of_negative_transfer(tmp_path: Path) -> None:
+    assert not any("loses surely" in line for line in summary(compare(table(tmp_path, {"none": [0.5], "hard": [0.4]}), "single")))

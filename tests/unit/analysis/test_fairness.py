@@ -42,6 +42,8 @@ SEARCH: dict[str, Any] = {"study": "s", "trials": 50}
         ("code", {"commit": "decaf"}, "several commits"),
         ("code", {"commit": ""}, "not all runs say"),
         ("times", {"host": "there"}, "2 machines"),
+        ("test", {"looks": 2}, "more than once in 1 of 4 runs"),
+        ("test", {"looks": None}, "1 of 4 runs do not say"),
     ],
 )
 def test_what_is_not_fair_is_said(tmp_path: Path, what: str, change: dict[str, Any], words: str) -> None:

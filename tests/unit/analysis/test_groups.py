@@ -29,6 +29,7 @@ def test_seeds_splits_paths_and_devices_make_no_group(tmp_path: Path) -> None:
         tmp_path,
         {"seed": 0},
         {"seed": 1, "data_dir": "elsewhere", "name": "other", "tracker": {"uri": "x"}},
+        {"runs_dir": "there", "skip_finished": True, "tuned": {"study": "s", "trials": 9}},
         {"options": {"dataset": {"split_seed": 3, "fold": 1, "path": "b.csv"}}},
         {"trainer": {"epochs": 30, "steps": None, "batch_size": 128, "device": "cuda", "threads": 4,
                      "early_stopping": {"patience": 10}}},

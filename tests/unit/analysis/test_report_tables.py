@@ -103,6 +103,7 @@ def test_latex_escapes() -> None:
     assert escaped("50 % of a_b & c#") == r"50 \% of a\_b \& c\#"
     assert escaped("x^2 ~ \\input{/etc/passwd}") == r"x\textasciicircum{}2 \textasciitilde{} \textbackslash{}input\{/etc/passwd\}"
     assert escaped("−1.2 ± 0.3") == r"$-$1.2 $\pm$ 0.3"
+    assert escaped("[2em]*") == "{[}2em]{*}", "no argument of the end of the line before"
 
 
 @pytest.mark.parametrize(
@@ -115,6 +116,8 @@ def test_latex_escapes() -> None:
         (math.nan, math.nan, "–"),
         (-3.21, 0.9, "−3.2 ± 0.9"),
         (-0.0004, 0.05, "0.00 ± 0.05"),
+        (0.3127, 1.4, "0.31 ± 1.40"),
+        (0.8319, 0.42, "0.83 ± 0.42"),
     ],
 )
 def test_numbers_have_as_many_digits_as_are_known(mean: float, half: float, text: str) -> None:

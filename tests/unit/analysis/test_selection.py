@@ -130,5 +130,8 @@ def test_mlflow_that_is_away_is_a_warning(tmp_path: Path, caplog: pytest.LogCapt
     journal.begin("http://127.0.0.1:9", "made").write(folder, run_id="a" * 32)
     runs = [read(folder)]
     assert mlflow_page.page(runs) is None and mlflow_page.log(tmp_path, "made", runs) is None
+    assert not caplog.text, "a tracker that only a run folder names, perhaps a stranger's, is not asked"
+    address = "http://127.0.0.1:9"
+    assert mlflow_page.page(runs, address) is None and mlflow_page.log(tmp_path, "made", runs, address) is None
     assert "MLflow at http://127.0.0.1:9: connection refused" in caplog.text
     assert json.loads((folder / "tracker.json").read_text())["run_id"] == runs[0].id

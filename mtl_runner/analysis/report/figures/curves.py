@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mtl_runner.analysis.comparison import Comparison, Group
 from mtl_runner.analysis.report.figures.parts import GREY, INK, SMALL, canvas, key, names, small, style
+from mtl_runner.analysis.results import AVERAGED
 from mtl_runner.figures.style import ems, titles
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 _COLORED, _BANDED, _WIDE, _HIGH = 8, 3, 5.2, 3.0
 """Groups with a colour, and with a band; inches of the panel."""
-_AVERAGE = "validation/average"
 Curve = dict[int, list[float]]
 """The values of a group's runs by epoch."""
 
@@ -59,7 +59,7 @@ def curve_of(group: Group) -> Curve:
     curve: Curve = {}
     for run in group.runs:
         for line in run.history:
-            value = line["metrics"].get(_AVERAGE)
+            value = line["metrics"].get(AVERAGED)
             if value is not None and isfinite(value):
                 curve.setdefault(line["epoch"], []).append(value)
     return dict(sorted(curve.items()))

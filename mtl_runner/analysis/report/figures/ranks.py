@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mtl_runner.analysis.comparison import Comparison, Group
 from mtl_runner.analysis.report.figures.parts import INK, canvas, names
-from mtl_runner.analysis.report.words import p_is
+from mtl_runner.analysis.report.words import p_is, repeat
 from mtl_runner.figures.style import ems, titles
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def draw(comparison: Comparison) -> "Figure | str":
     verdict = "" if ranking.friedman_p < 0.05 else ", so no difference is sure"
     titles(
         figure, "mean ranks and their critical difference",
-        f"{ranking.blocks} blocks of tasks and seeds; Friedman {p_is(ranking.friedman_p)}{verdict}; a bar joins groups within CD",
+        f"{ranking.blocks} blocks of tasks and {repeat(comparison)}s; Friedman {p_is(ranking.friedman_p)}{verdict}; "
+        "a bar joins groups within CD",
     )  # fmt: skip
     return figure
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from mtl_runner.analysis.comparison import Comparison, Group
 from mtl_runner.analysis.report.figures.parts import GREY, INK, SMALL, canvas, key, mean, small, style, titled
+from mtl_runner.analysis.results import WEIGHT
 from mtl_runner.figures.style import ems, shortened, titles
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def weights_of(group: Group) -> Lines:
     for run in group.runs:
         for line in run.history:
             for name, value in line["metrics"].items():
-                if name.startswith("weight/") and isfinite(value):
-                    found.setdefault(name.removeprefix("weight/"), {}).setdefault(line["epoch"], []).append(value)
+                if name.startswith(WEIGHT) and isfinite(value):
+                    found.setdefault(name.removeprefix(WEIGHT), {}).setdefault(line["epoch"], []).append(value)
     return {
         task: {epoch: mean(values) for epoch, values in sorted(by.items()) if len(values) == max(map(len, by.values()))}
         for task, by in found.items()
