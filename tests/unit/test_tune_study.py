@@ -75,7 +75,7 @@ def test_tpe_finds_better_than_random_and_random_better_than_one_draw(tmp_path: 
     assert best[TPE] > best[Random] > one_draw and best[TPE] > -0.1
 
 
-@pytest.mark.parametrize("made", [TPE, Random])
+@pytest.mark.parametrize("made", [TPE, pytest.param(Random, marks=pytest.mark.slow)])
 def test_a_search_that_was_interrupted_draws_what_it_would_have_drawn(tmp_path: Path, made: type[Search]) -> None:
     whole = searched(made(space=SPACE, trials=13, seed=3, name="s", folder=str(tmp_path / "whole")))
     for trials in (5, 13):
