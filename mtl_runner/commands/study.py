@@ -34,7 +34,8 @@ def study(name: str, home: Path, overrides: Sequence[str], sweep: Path | None, o
     if sweep is None:
         from mtl_runner.commands.launch import launch
 
-        sweep = Path("runs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"
+        homes = [each.partition("=")[2] for each in overrides if each.startswith("runs_dir=")]
+        sweep = Path(homes[-1] if homes else "runs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"
         where = f"hydra.sweep.dir={sweep}"
         code = launch(["--config-dir", str(home), "--config-name", name, "-m", "skip_finished=true", *overrides, where])
         if code not in (0, 1):

@@ -69,6 +69,11 @@ def test_a_sweep_that_is_there_is_not_run_again(mtl: Command, launched: list[lis
     assert not launched and (Path("there") / "report.html").exists() and not Path("experiments/mine").exists()
 
 
+def test_runs_lie_where_they_are_looked_for(mtl: Command, launched: list[list[str]]) -> None:
+    assert mtl("study", "mine", "runs_dir=mine/runs").code == 1
+    assert any(argument.startswith("hydra.sweep.dir=mine/runs/") for argument in launched[0])
+
+
 def test_names_that_are_no_study(mtl: Command, launched: list[list[str]]) -> None:
     result = mtl("study", "mien")
     assert result.code == 2 and "there are mine (did you mean 'mine'?)" in result.err
