@@ -148,3 +148,11 @@ def test_text_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
 def test_a_table_has_no_negative_zero_and_leaves_out_what_is_not_there(tmp_path: Path) -> None:
     RunFolder(tmp_path).write_table("sharing/graph.csv", "from, to", ["a", "b"], ["a", "b"], [[-0.0, 0.5], [float("nan"), -2e-9]])
     assert (tmp_path / "sharing" / "graph.csv").read_text().splitlines() == ['"from, to",a,b', "a,0,0.5", "b,,-2e-09"]
+
+
+def test_seconds_of_training_are_those_of_all_epochs(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.train_seconds() == 0
+    for epoch in (1, 2):
+        folder.append_metrics(epoch, epoch, {}, {"steps": 2.0, "validation": 0.5})
+    assert folder.train_seconds() == 5

@@ -123,12 +123,15 @@ def test_runs_that_mlflow_names(sweep: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(select(Wanted(experiment="made")).runs) == 3, "it is no run to compare"
 
 
-def test_mlflow_that_is_away_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_mlflow_that_is_away_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mtl_runner.analysis.results import read
 
     folder = made_run(tmp_path / "0", SCORES)
     journal.begin("http://127.0.0.1:9", "made").write(folder, run_id="a" * 32)
     runs = [read(folder)]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:8")
     assert mlflow_page.page(runs) is None and mlflow_page.log(tmp_path, "made", runs) is None
     assert not caplog.text, "a tracker that only a run folder names, perhaps a stranger's, is not asked"
     address = "http://127.0.0.1:9"
