@@ -125,13 +125,23 @@ def mean_losses(draws: Sequence[Objectives]) -> tuple[Tensor, Tensor]:
 
 def equal_share(active: Tensor) -> Tensor:
     """1 / n, [..., 1]: the unit of methods whose weights are those of a mean."""
-    return 1 / active.sum(-1, keepdim=True).clamp_min(1)
+    return at_least_one(active).reciprocal()
 
 
 def mean_weight(weights: Tensor, active: Tensor) -> Tensor:
     """[..., 1] over the active tasks, 1 where there are none or all weigh 0: the unit of methods that have none of their own."""
-    mean = weights.sum(-1, keepdim=True) * equal_share(active)
+    mean = weights.sum(-1, keepdim=True) / at_least_one(active)
     return mean.masked_fill(mean == 0, 1)
+
+
+def every(mask: Tensor) -> bool:
+    """Whether all are true, as far as looking is free: on the CPU. For a few; an operation takes longer to begin with."""
+    return mask.device.type == "cpu" and all(mask.flatten().tolist())
+
+
+def at_least_one(active: Tensor) -> Tensor:
+    """The number of active tasks, [..., 1]; 1 where there are none."""
+    return active.sum(-1, keepdim=True).clamp_min_(1)
 
 
 class LossWeighting(Weighting):

@@ -100,7 +100,7 @@ def least_agreement(matrix: Tensor, linear: Tensor, ones: Tensor, length: Tensor
         return mu * first - second
 
     start = ones if matrix.shape[-1] <= FEW else guess(matrix, right, radius)
-    weights = pivoted(trial, start, length)
+    weights = pivoted(trial, start <= 0, length)
     return weights * (radius / norm(matrix, weights).clamp_min(tiny))
 
 

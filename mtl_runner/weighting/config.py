@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mtl_runner.weighting.gradient import GramianWeighting
-from mtl_runner.weighting.imtl_g import impartial
+from mtl_runner.weighting.imtl_g import RANK, impartial, inverse_norms
 
 
 class ConFIG(GramianWeighting):
@@ -24,8 +24,20 @@ class ConFIG(GramianWeighting):
         return 1.0
 
     def weights(self, gramian: Tensor, losses: Tensor, active: Tensor) -> Tensor:
+        if gramian.shape[-1] == 2:
+            return two_tasks(gramian)
         direction = impartial(gramian)
         products = (gramian @ direction.unsqueeze(-1)).squeeze(-1)
         square = (products * direction).sum(-1, keepdim=True)
         lengths = products.sum(-1, keepdim=True) / torch.where(square > 1e-12, square, torch.inf)
         return (direction * lengths).masked_fill(~active, 0)
+
+
+def two_tasks(gramian: Tensor) -> Tensor:
+    """The mean of both norms over each, as u is along the sum of the unit gradients; 0 where these are opposed."""
+    inverse = inverse_norms(gramian)
+    inner = gramian.flip(-1).diagonal(dim1=-2, dim2=-1)
+    norms = gramian.diagonal(dim1=-2, dim2=-1).sqrt()
+    products = norms * norms.flip(-1)
+    total = norms.sum(-1, keepdim=True) / (inverse > 0).sum(-1, keepdim=True).clamp_min(1)
+    return inverse * total * (products + inner >= RANK * (products - inner))

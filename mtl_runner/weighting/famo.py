@@ -7,7 +7,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from mtl_runner.weighting.base import DirectWeighting, Options, equal_share
+from mtl_runner.weighting.base import DirectWeighting, Options, equal_share, every
 
 EPSILON = 1e-8
 BETAS = (0.9, 0.999)
@@ -65,9 +65,11 @@ class FAMO(DirectWeighting):
     def after_step(self, recompute: Callable[[], Tensor]) -> None:
         assert self._active is not None and self._logs is not None
         after = recompute()
-        moving = self._active & after.isfinite()
+        moving = self._active & (after.abs() < torch.inf)
         shares = among(moving, self.state[0])
-        change = (self._logs - logarithm(after)).masked_fill(~moving, 0)
+        change = self._logs - logarithm(after)
+        if not every(moving):
+            change = change.masked_fill(~moving, 0)
         self.adam(shares * (change - shares @ change), moving)
 
     def adam(self, slopes: Tensor, moving: Tensor) -> None:
@@ -75,20 +77,24 @@ class FAMO(DirectWeighting):
 
         Written out, as torch's takes longer for T numbers than the second look at the losses, and knows no masks.
         """
-        logits, means, squares, looks = self.state.unbind()
+        state = self.state.clone()
+        logits, means, squares, looks = state.unbind()
         slopes = slopes.add(logits, alpha=self.gamma)
-        looks = looks + 1
-        means, squares = means.lerp(slopes, 1 - BETAS[0]), squares.lerp(slopes.square(), 1 - BETAS[1])
+        looks.add_(1)
+        means.lerp_(slopes, 1 - BETAS[0])
+        squares.lerp_(slopes * slopes, 1 - BETAS[1])
         size = (squares / (1 - BETAS[1] ** looks)).sqrt_().add_(EPSILON).mul_(1 - BETAS[0] ** looks)
-        logits = logits.addcdiv(means, size, value=-self.w_lr)
-        self.state = torch.stack([logits, means, squares, looks]).where(moving, self.state)
+        logits.addcdiv_(means, size, value=-self.w_lr)
+        self.state = state if every(moving) else state.where(moving, self.state)
 
 
 def among(active: Tensor, scores: Tensor) -> Tensor:
     """Softmax over the active entries; 0 for the others."""
+    if every(active):
+        return scores.softmax(-1)
     return scores.masked_fill(~active, -torch.inf).softmax(-1).masked_fill(~active, 0)
 
 
 def logarithm(losses: Tensor) -> Tensor:
     """log(L + 1e-8); a loss below 0 counts as 0."""
-    return (losses.clamp_min(0) + EPSILON).log()
+    return losses.clamp_min(0).add_(EPSILON).log_()

@@ -1,5 +1,6 @@
 """Weightings that look at the gradient of each task."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from mtl_runner.weighting.base import Objectives, Options, Weighting, equal_share, mean_losses, mean_weight
+from mtl_runner.weighting.base import Objectives, Options, Weighting, equal_share, every, mean_losses, mean_weight
 from mtl_runner.weighting.gradients import FeatureGradients, ParameterGradients, TaskGradients
 
 Gradients = Literal["parameters", "features"]
@@ -120,25 +121,35 @@ class Tasks:
 
     losses: Tensor
     """[T] in float64, the mean over the draws; 1 where it is not usable."""
+    active: Tensor
+    """[T]: has labels, in one draw at least."""
     usable: Tensor
-    """[T]: has labels, in one draw at least, and losses and gradient are finite."""
-    broken: Tensor
-    """[T]: has labels, but loss or gradient are not finite."""
+    """[T]: has labels, and losses and gradient are finite."""
+    whole: bool = False
+    """Whether all are known to be usable, so that nothing has to be masked. On the CPU alone: elsewhere it would take waiting."""
 
     @classmethod
     def of(cls, squares: Tensor, draws: Sequence[Objectives]) -> "Tasks":
         """Those of the draws' forward passes; ``squares`` [T] are the squared norms of the gradients."""
         losses, active = mean_losses(draws)
-        usable = active & ((losses + squares).abs() < torch.inf)
-        return cls(wide(losses.where(usable, 1)), usable, active > usable)
+        sizes = losses + squares
+        if every(active) and math.isfinite(sum(sizes.tolist())):
+            return cls(wide(losses), active, active, whole=True)
+        usable = active & (sizes.abs() < torch.inf)
+        return cls(wide(losses.where(usable, 1)), active, usable)
+
+    @property
+    def broken(self) -> Tensor:
+        """[T]: has labels, but loss or gradient are not finite."""
+        return self.active > self.usable
 
     def only_usable(self, matrix: Tensor) -> Tensor:
         """[T, T] in float64 with zeros in the rows and columns of tasks that are not usable."""
-        return wide(matrix.where(self.usable[:, None] & self.usable, 0))
+        return wide(matrix if self.whole else matrix.where(self.usable[:, None] & self.usable, 0))
 
     def reported(self, weights: Tensor) -> Tensor:
         """NaN in place of the weight of a broken task."""
-        return weights.masked_fill(self.broken, torch.nan)
+        return weights if self.whole else weights.masked_fill(self.broken, torch.nan)
 
 
 class GramianWeighting(GradientWeighting):
@@ -268,7 +279,7 @@ class JacobianWeighting(GradientWeighting):
         gradients = self.task_gradients(objectives)
         self.gramian = gradients.matrix @ gradients.matrix.T
         tasks = Tasks.of(self.gramian.diagonal(), draws)
-        jacobian = gradients.matrix.masked_fill(~tasks.usable[:, None], 0)
+        jacobian = gradients.matrix if tasks.whole else gradients.matrix.masked_fill(~tasks.usable[:, None], 0)
         if (normalizer := self.normalizer(tasks, self.gramian)) is not None:
             jacobian = normalizer[:, None].to(jacobian.dtype) * jacobian
         update, weights = self.aggregate(jacobian, tasks.losses, tasks.usable)

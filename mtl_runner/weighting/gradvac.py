@@ -8,7 +8,7 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from mtl_runner.weighting.gradient import GramianOptions
-from mtl_runner.weighting.pcgrad import PCGrad, gathered, places
+from mtl_runner.weighting.pcgrad import PCGrad, gathered, nonzero, places
 from mtl_runner.weighting.proportional import cosines
 
 
@@ -41,31 +41,29 @@ class GradVac(PCGrad):
         self.beta = beta
         self.register_buffer("averages", torch.zeros(len(tasks), len(tasks)))
 
-    def weights(self, gramian: Tensor, losses: Tensor, active: Tensor) -> Tensor:
-        matrix, norms, moving = cosines(gramian)
-        total = (self.of_two if len(self.tasks) == 2 else self.of_many)(matrix, norms, moving)
-        return (1 + total / norms).masked_fill(~active, 0)
-
-    def of_two(self, matrix: Tensor, norms: Tensor, moving: Tensor) -> Tensor:
-        """What the tasks together added of the direction of each gradient, [..., 2]; the averages move."""
-        valid = moving.all(-1, keepdim=True)
-        cosine = matrix.flip(-1).diagonal(dim1=-2, dim2=-1)
+    def of_two(self, gramian: Tensor) -> Tensor:
+        """With two tasks ĝ_i is g_i when it is asked; what is added of g_j is max(√det G cot φ̂_ij - ⟨g_i, g_j⟩, 0) / ‖g_j‖²."""
+        squares = gramian.diagonal(dim1=-2, dim2=-1)
+        inner = gramian.flip(-1).diagonal(dim1=-2, dim2=-1)
         averages = self.averages.view(-1)[1:3]  # of the first with the second, and of the second with the first
-        sine = (1 - cosine * cosine).relu_().sqrt_()
-        changes = sine.mul_(cotangents(averages.to(matrix.dtype)) * valid).sub_(cosine).relu_()
-        if matrix.dim() == 2:
-            averages.lerp_(cosine.clamp(-1, 1).to(averages.dtype), self.beta * valid.to(averages.dtype))
-        return (norms * changes).flip(-1)
+        goals = averages.to(inner.dtype)
+        products = squares * squares.flip(-1)
+        root = products.addcmul(inner, inner, value=-1).relu_().sqrt_()
+        changes = (root * cotangents(goals)).sub_(inner).relu_()
+        if gramian.dim() == 2:
+            met = torch.where(products > 0, inner / inner.hypot(root), goals)
+            averages.copy_(goals.lerp(met, self.beta))
+        return changes.flip(-1) / nonzero(squares)
 
-    def of_many(self, matrix: Tensor, norms: Tensor, moving: Tensor) -> Tensor:
-        """The same for more tasks, [..., T]."""
+    def additions(self, gramian: Tensor) -> Tensor:
+        matrix, norms, moving = cosines(gramian)
         orders = self.orders(matrix)
         valid = moving.unsqueeze(-1) & moving.unsqueeze(-2)
         met, changes = self.vaccinate(matrix, orders, valid)
         if matrix.dim() == 2:
             latest = self.averages.scatter(-1, orders[:, :-1], met.to(self.averages.dtype))
             self.averages.lerp_(latest, self.beta * valid.to(self.averages.dtype))
-        return gathered(orders, norms.unsqueeze(-1) * changes)
+        return gathered(orders, norms.unsqueeze(-1) * changes) / norms
 
     def vaccinate(self, matrix: Tensor, orders: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """The cosines that were met, and how much of the other was added, [..., T, T - 1] by the places of the orders.

@@ -20,15 +20,24 @@ class IMTLG(GramianWeighting):
 
     Weights may be negative. Where those of D⁻¹ C⁺ 1 sum to less than 1/1000 of their absolute values the paper's update would be
     huge, or, with a negative sum, increase every loss; the absolute values are made to sum to 1 there. A task whose
-    gradient is zero weighs 0. Heads take their own gradients, as in the paper. T backward passes through the trunk; T × P
-    numbers.
+    gradient is zero weighs 0. With two tasks none of that is needed: w_t ∝ 1/‖g_t‖. Heads take their own gradients, as in the
+    paper. T backward passes through the trunk; T × P numbers.
     """
 
     def weights(self, gramian: Tensor, losses: Tensor, active: Tensor) -> Tensor:
+        if gramian.shape[-1] == 2:
+            weights = inverse_norms(gramian)
+            return weights / weights.sum(-1, keepdim=True).clamp_min_(torch.finfo(weights.dtype).tiny)
         weights = impartial(gramian)
         total, size = weights.sum(-1, keepdim=True), weights.abs().sum(-1, keepdim=True)
         total = torch.where(total * LARGEST < size, size, total)
         return (weights / total.masked_fill(total == 0, 1)).masked_fill(~active, 0)
+
+
+def inverse_norms(gramian: Tensor) -> Tensor:
+    """1 / ‖g_t‖, [..., T]; 0 for a gradient of zero."""
+    squares = gramian.diagonal(dim1=-2, dim2=-1)
+    return squares.masked_fill(squares <= 0, torch.inf).rsqrt_()
 
 
 def impartial(gramian: Tensor) -> Tensor:

@@ -42,13 +42,16 @@ class PCGrad(GramianWeighting):
         return draws.argsort(-1)
 
     def weights(self, gramian: Tensor, losses: Tensor, active: Tensor) -> Tensor:
-        squares = gramian.diagonal(dim1=-2, dim2=-1)
-        squares = squares.masked_fill(squares <= 0, torch.inf)
-        additions = conflict(gramian) / squares if gramian.shape[-1] == 2 else self.additions(gramian / squares.unsqueeze(-2))
-        return (1 + additions).masked_fill(~active, 0)
+        additions = self.of_two(gramian) if gramian.shape[-1] == 2 else self.additions(gramian)
+        return (1 + additions) * active
 
-    def additions(self, scaled: Tensor) -> Tensor:
-        """What is added of each gradient, [..., T], from <g_i, g_j> / |g_j|^2."""
+    def of_two(self, gramian: Tensor) -> Tensor:
+        """``additions`` for two tasks: there is no order."""
+        return conflict(gramian) / nonzero(gramian.diagonal(dim1=-2, dim2=-1))
+
+    def additions(self, gramian: Tensor) -> Tensor:
+        """What is added of each gradient, [..., T]; nothing of a gradient of zero."""
+        scaled = gramian / nonzero(gramian.diagonal(dim1=-2, dim2=-1)).unsqueeze(-2)
         orders = self.orders(scaled)
         products = scaled.neg()  # for each i: -<g_i, g_j> / |g_j|^2, of g_i as it is by now
         changes = [products[..., :0]]
@@ -57,6 +60,11 @@ class PCGrad(GramianWeighting):
             products.addcmul_(change, row, value=-1)
             changes.append(change)
         return gathered(orders, torch.cat(changes, -1))
+
+
+def nonzero(squares: Tensor) -> Tensor:
+    """Not quite 0, where they are, so that nothing can be divided by them."""
+    return squares.clamp_min(torch.finfo(squares.dtype).tiny)
 
 
 def places(orders: Tensor, matrix: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mtl_runner.weighting.solvers import factor_solve, settled
+from mtl_runner.weighting.solvers import at_most, factor_solve, settled
 
 RIDGE = 1e-6
 STEPS = 30
@@ -32,15 +32,26 @@ def proportional(gramian: Tensor, active: Tensor, alpha: float = 1.0) -> Tensor:
         active: [..., T] boolean; the others weigh 0.
         alpha: > 0.
     """
+    if alpha == 1 and gramian.shape[-1] == 2:
+        return two_tasks(gramian) * active
     matrix, norms, moving = cosines(gramian)
     matrix.diagonal(dim1=-2, dim2=-1).fill_(1 + RIDGE)
-    if alpha == 1 and gramian.shape[-1] <= 2:
-        scaled = matrix.sum(-1).clamp_min(RIDGE).rsqrt()  # the equation is symmetric in two unit gradients
-    else:
-        scaled = newton(matrix, norms.unsqueeze(-1), 1 / alpha)
-    weights = (scaled / norms).masked_fill(~moving, 0)
+    weights = newton(matrix, norms.unsqueeze(-1), 1 / alpha) / norms
+    if settled(moving):
+        return weights
+    weights = weights.masked_fill(~moving, 0)
     others = weights.sum(-1, keepdim=True) / moving.sum(-1, keepdim=True)
     return torch.where(moving, weights, others.nan_to_num(1.0)).masked_fill(~active, 0)
+
+
+def two_tasks(gramian: Tensor) -> Tensor:
+    """The same for alpha = 1, where the equation is symmetric in two unit gradients: w_t = ((1 + C_12) ‖g_t‖²)^(-1/2)."""
+    squares = gramian.diagonal(dim1=-2, dim2=-1)
+    norms = torch.where(squares > 0, squares, squares.flip(-1)).sqrt_()
+    others = norms.flip(-1)
+    products = norms * others
+    gains = gramian.flip(-1).diagonal(dim1=-2, dim2=-1).add(products, alpha=1 + RIDGE).maximum(RIDGE * products)
+    return others.div(gains.mul_(norms)).sqrt_().nan_to_num_(1.0)
 
 
 def newton(matrix: Tensor, norms: Tensor, power: float) -> Tensor:
@@ -72,14 +83,14 @@ def newton(matrix: Tensor, norms: Tensor, power: float) -> Tensor:
             ratio **= 2 / (1 + power)
         factor, failed = torch.linalg.cholesky_ex(torch.addcmul(left.mul_(ratio), eye, right, value=power))
         change = factor_solve(factor, torch.addcmul(right, sums, ratio, value=-1))
-        if failed.device.type != "cpu" or failed.any():
+        if not at_most(failed, 0):
             change.masked_fill_(failed.view(one.shape).bool(), 0)
         growth = torch.addcmul(one, change, allowed(change.amin(-2, keepdim=True), one, power))
         left.mul_(growth).mul_(growth.mT)
         if power != 1:
             right.mul_(growth ** (1 - power))
             total = right.sum(-2, keepdim=True)
-        if settled(change.abs_() < CLOSE):
+        if at_most(change.abs_(), CLOSE):
             break
     return left.diagonal(dim1=-2, dim2=-1).div(1 + RIDGE).sqrt_()
 
@@ -93,7 +104,7 @@ def start(matrix: Tensor, norms: Tensor, power: float) -> Tensor:
 def allowed(least: Tensor, one: Tensor, power: float) -> Tensor:
     """The part of the step that is safe where -ρ is ``least``."""
     if power == 1:
-        return (0.5 - least).clamp_min_(1).reciprocal_()
+        return least.sub_(0.5).clamp_max_(-1).reciprocal_().neg_()
     decrease = least.neg().clamp_min_(1e-9)
     part = (one - ((one + power * decrease) ** (-1 / power)).clamp_min(1e-3)) / decrease  # 1e-3: for rounding's sake
     return torch.where(decrease <= 0.5 / max(power, 1), one, part)

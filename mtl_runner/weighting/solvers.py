@@ -30,10 +30,16 @@ def settled(done: Tensor) -> bool:
     return done.device.type == "cpu" and bool(done.all())
 
 
+def at_most(values: Tensor, limit: float) -> bool:
+    """The same where that means that no value exceeds the limit; this takes half as long as to compare them all."""
+    return values.device.type == "cpu" and values.max().item() <= limit
+
+
 def nonnegative_quadratic(matrix: Tensor, linear: Tensor) -> Tensor:
     """argmin over z ≥ 0 of ½ zᵀ M z + qᵀ z, [..., K, T]: M [..., T, T] is positive definite, q [..., K, T].
 
-    By pivoting, from where the modulus method comes near.
+    By pivoting, from where the modulus method comes near. Most of the K are solved then; on the CPU, where looking is free, only
+    the others go on.
     """
     count = linear.shape[-1]
     start = -linear
@@ -42,8 +48,16 @@ def nonnegative_quadratic(matrix: Tensor, linear: Tensor) -> Tensor:
         start = start @ inverse
         start = modulus(contraction, start, start, max(count, STEPS))
     matrix, right, wall = matrix.unsqueeze(-3), -linear.unsqueeze(-1), barrier(matrix)
-    scale = linear.abs().amax(-1, keepdim=True)
-    return pivoted(lambda held: restricted(matrix, wall, held, right).squeeze(-1), start, scale)
+    held, scale = start <= 0, linear.abs().amax(-1, keepdim=True)
+    if linear.dim() > 2 or linear.device.type != "cpu":
+        return pivoted(lambda held: restricted(matrix, wall, held, right).squeeze(-1), held, scale)
+    values = restricted(matrix, wall, held, right).squeeze(-1)
+    wrong, _ = infeasible(values, held, scale)
+    values = values.masked_fill(held, 0).clamp_min_(0)
+    if len(rows := wrong.any(-1).nonzero().squeeze(-1)):
+        right, held, scale = right[rows], (held ^ wrong)[rows], scale[rows]
+        values[rows] = pivoted(lambda held: restricted(matrix, wall, held, right).squeeze(-1), held, scale)
+    return values
 
 
 def splitting(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +105,7 @@ def infeasible(values: Tensor, held: Tensor, scale: Tensor) -> tuple[Tensor, Ten
     return signed < limit.mul_(-ROUNDING), signed
 
 
-def pivoted(trial: Trial, start: Tensor, scale: Tensor) -> Tensor:
+def pivoted(trial: Trial, held: Tensor, scale: Tensor) -> Tensor:
     """The minimum of a convex function over x ≥ 0, [..., T], from the minima with some entries held at zero.
 
     Block principal pivoting (Júdice & Pires, Computers & Operations Research 1994): all infeasible indices, which are
@@ -100,10 +114,9 @@ def pivoted(trial: Trial, start: Tensor, scale: Tensor) -> Tensor:
 
     Args:
         trial: makes the optimum for a set.
-        start: [..., T], positive where x is free at first.
+        held: [..., T] boolean, where x is held at zero at first.
         scale: of the derivatives, [..., 1].
     """
-    held = start <= 0
     for _ in range(EXCHANGES):
         values = trial(held)
         wrong, _ = infeasible(values, held, scale)
