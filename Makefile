@@ -28,11 +28,13 @@ lint: $(VENV)/.installed-test ## check style and common mistakes
 types: $(VENV)/.installed-test ## check types
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed ## time the training step, plain and with every weighting, against a hand-written loop
+bench: $(VENV)/.installed ## time the training step, plain and with every weighting, against a hand-written loop, and a sweep against its steps
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/weighting.py $(ARGS)
 	$(BIN)/python benchmarks/sharing.py
 	$(BIN)/python benchmarks/imbalance.py
+	$(BIN)/python benchmarks/dense_memory.py
+	$(BIN)/python benchmarks/sweep.py --jobs 4 --seconds 3
 
 ui: $(VENV)/.installed ## show the runs in MLflow, at 127.0.0.1
 	$(BIN)/mtl ui $(ARGS)

@@ -3,7 +3,7 @@
 Shape legend: N examples, T tasks of one kind that run as one, C classes (always the last axis), K outputs of a regression.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -12,9 +12,11 @@ from torch import Tensor
 
 Fields = Mapping[str, Tensor]
 """One stream's input by field: ``numeric`` [N, D], ``categorical`` [N, K] (integer), ``image`` [N, channels, height, width],
-``tokens`` [N, length] (integer, 0 is padding) …"""
+``tokens`` [N, length] (integer, 0 is padding), ``characters`` [N, length, letters] (integer, 0 is padding) …"""
 
 Role = Literal["main", "auxiliary"]
+SEQUENCES = ("tokens", "characters")
+"""Fields whose first axis after the examples are the positions of a sequence."""
 MISSING = -100
 """Label of an example that has none, where labels are integers; where they are floats it is NaN."""
 
@@ -31,6 +33,8 @@ class StreamSpec:
     """Names of the columns of a field, where they have any."""
     vocabulary: int = 0
     """Number of different ``tokens``, 0 (padding) and 1 (unknown) included."""
+    characters: int = 0
+    """Number of different ``characters``, 0 (padding) and 1 (unknown) included."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class TargetSpec:
     """What one task predicts."""
 
     kind: str
-    """The task's type: ``binary``, ``multiclass``, ``regression``, ``reconstruction``."""
+    """The task's type: ``binary``, ``multiclass``, ``regression`` …: the name of a file in ``tasks/``."""
     stream: str = "input"
     role: Role = "main"
     classes: tuple[str, ...] = ()
@@ -79,6 +83,8 @@ class TargetSpec:
     """The primary metric, where it is not the first of its kind."""
     decision: Decision = Decision()
     """How its outputs are read; for tasks with classes."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What the type itself can be told: ``{"loss": "huber"}``; JSON."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,41 @@ class Batch:
             },
         )
 
+    def part(self, start: int, stop: int) -> "Batch":
+        """The examples from ``start`` on and before ``stop`` of every stream, without a copy."""
+        rows = slice(start, stop)
+        return replace(
+            self,
+            inputs={stream: {name: value[rows] for name, value in fields.items()} for stream, fields in self.inputs.items()},
+            targets={task: value[rows] for task, value in self.targets.items()},
+            weights={task: value[rows] for task, value in self.weights.items()},
+            context={stream: {name: value[rows] for name, value in fields.items()} for stream, fields in self.context.items()},
+        )
+
+    def trimmed(self, positioned: Collection[str] = ()) -> "Batch":
+        """A packed batch without the positions at the end of the sequences where every example of a stream has padding.
+
+        Args:
+            positioned: the targets [N, T, L, …] (and weights) whose third axis are the positions.
+        """
+        lengths = {stream: _longest(fields["tokens"]) for stream, fields in self.inputs.items() if "tokens" in fields}
+        if all(lengths[stream] == self.inputs[stream]["tokens"].shape[1] for stream in lengths):
+            return self
+
+        cut = {task for task in positioned if self.streams[task] in lengths}
+
+        def of_stream(stream: str, fields: Fields) -> Fields:
+            return {name: value[:, : lengths[stream]] if name in SEQUENCES else value for name, value in fields.items()}
+
+        def of_tasks(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {
+                task: value[:, :, : lengths[self.streams[task]]] if task in cut and value.ndim > 2 else value
+                for task, value in values.items()
+            }
+
+        inputs = {stream: of_stream(stream, fields) if stream in lengths else fields for stream, fields in self.inputs.items()}
+        return replace(self, inputs=inputs, targets=of_tasks(self.targets), weights=of_tasks(self.weights))
+
     def chunk(self, count: int) -> "list[Batch]":
         """``count`` batches of every ``count``-th row; the whole batch each time where a stream has not two rows for each."""
         if count == 1 or any(self.size(stream) < 2 * count for stream in self.inputs):
@@ -152,6 +193,25 @@ class Batch:
         )
 
 
+def joined(batches: Sequence[Batch]) -> Batch:
+    """The examples of several batches of the same tasks, one after the other; inputs are those of the first alone."""
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+
+    def of(values: Callable[[Batch], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.cat([values(batch)[name] for batch in batches]) for name in values(first)}
+
+    context = {stream: of(lambda batch, stream=stream: batch.context[stream]) for stream in first.context}  # type: ignore[misc]
+    return replace(first, targets=of(lambda batch: batch.targets), weights=of(lambda batch: batch.weights), context=context)
+
+
+def _longest(tokens: Tensor) -> int:
+    """Positions of [N, length] up to the last one that is no padding; 1 where there is none."""
+    there = (tokens != 0).any(0).nonzero()
+    return int(there[-1]) + 1 if len(there) else 1
+
+
 Split = Batch
 """A part of the data (train, validation, test) is one large batch."""
 
@@ -171,11 +231,19 @@ class Data:
     """Hash of the data as they were read: two runs with the same one saw the same data."""
     notes: tuple[str, ...] = ()
     """What was guessed, left out or repaired, one line each; said once."""
+    skipped: tuple[str, ...] = ()
+    """``file, line: reason`` of what could not be used and was passed over, as ``on_error: skip`` has it."""
+    augmentation: "Augmentation | None" = None
+    """Changes the examples of a training batch; its targets are by task, with missing labels."""
+
+
+Augmentation = Callable[[Batch, torch.Generator], Batch]
+"""A batch whose examples were changed at random, from the draws of the generator (on the CPU) alone."""
 
 
 def example(spec: StreamSpec) -> Fields:
     """One example of a stream without content: numbers are 0, categories and tokens unknown."""
-    empty = {"categorical": torch.zeros, "tokens": torch.ones}
+    empty = {"categorical": torch.zeros, "tokens": torch.ones, "characters": torch.ones}
     return {
         name: empty[name](1, *shape, dtype=torch.long) if name in empty else torch.zeros(1, *shape)
         for name, shape in spec.fields.items()

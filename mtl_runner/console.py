@@ -165,7 +165,10 @@ def print_results(metrics: Metrics, means: Mapping[str, float], tasks: Sequence[
     if not console.is_terminal:  # a file takes what a table needs
         console = Screen(width=160)
     # the kind with the most metrics first, so that one that only it has stands where it has it
-    kinds = sorted({task.kind: METRICS[task.kind] for task in tasks}.values(), key=len, reverse=True)
+    of_kind = {task.kind: METRICS[task.kind] for task in tasks}
+    for task in tasks:  # an option of a task may give it more metrics than its kind has
+        of_kind[task.kind] += tuple(metric for metric in task.metrics if metric not in of_kind[task.kind])
+    kinds = sorted(of_kind.values(), key=len, reverse=True)
     for of in dict.fromkeys(metric.of for each in kinds for metric in each):
         names = list(dict.fromkeys(metric.name for each in kinds for metric in each if metric.of == of))
         members = [task for task in tasks if any(metric.of == of for metric in task.metrics)]

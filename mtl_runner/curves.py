@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
+KINDS = ("binary", "multiclass", "ranking")
 _POINTS, _CLASSES = 200, 10
 """Points of a curve at most, and classes with a curve of their own: the rarest ones."""
 
@@ -42,11 +43,11 @@ def curves(
     Args:
         outputs: logits by task, [N'] (binary) or [N', C], of any device; further axes count as examples.
         targets: classes by task, [N'], also without labels.
-        specs: of the tasks in ``outputs``; those without classes are passed over.
+        specs: of the tasks; those without outputs, or without a probability for each class, are passed over.
     """
     made = {}
     for name, spec in specs.items():
-        if spec.classes:
+        if spec.kind in KINDS and name in outputs:
             target = targets[name].to(outputs[name].device)
             mask = labelled(target)
             logits, labels = outputs[name].detach()[mask], target[mask].long().cpu().numpy()

@@ -1,18 +1,21 @@
 """Metrics of a model on a split: pure, nothing is trained and nothing is kept."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from mtl_runner.batch import Split
+from mtl_runner.batch import Split, joined, labelled
+from mtl_runner.fetching import fetched
 from mtl_runner.model import MultiTaskModel
-from mtl_runner.tasks.base import Task
+from mtl_runner.tasks.base import Summary, Task
 from mtl_runner.tasks.group import masked
 
 Metrics = Mapping[str, Mapping[str, float]]
+POSITIONS = 2**15
+"""Of sequences that are evaluated together."""
 
 
 @dataclass(frozen=True)
@@ -32,49 +35,112 @@ class Report:
         ]
 
 
+class Measured:
+    """What metrics need of a model's outputs on a packed split, taken in batch by batch.
+
+    Outputs are kept until all of them are there; those of kinds that are measured as they come (``Task.streaming``) are not:
+    memory does not grow with the number of their examples.
+    """
+
+    def __init__(self, model: MultiTaskModel) -> None:
+        self.groups = model.task_groups
+        self._kept: dict[str, list[tuple[Tensor, Split]]] = {}
+        self._summaries: dict[str, Summary] = {}
+        self._losses: dict[str, Tensor] = {}
+
+    def add(self, outputs: Mapping[str, Tensor], batch: Split) -> None:
+        """A batch, packed, and the outputs [T, N, …] of the groups on it."""
+        for key, values in outputs.items():
+            if self.groups[key].kind.streaming:
+                self._summarise(key, values, batch.only([key]))
+            else:
+                self._kept.setdefault(key, []).append((values, replace(batch.only([key]), inputs={})))
+
+    def _summarise(self, key: str, values: Tensor, batch: Split) -> None:
+        group, clean = self.groups[key], masked(batch)
+        if not len(batch.targets[key]):
+            return
+        summary = group.summarise(values, batch.targets[key], batch.context.get(group.stream))
+        known = self._summaries.get(key)
+        self._summaries[key] = summary if known is None else group.kind.merged(known, summary)
+        loss, active = group.losses(values, clean.targets[key], clean.weights.get(key))
+        labels = labelled(batch.targets[key]).transpose(0, 1).flatten(1).sum(1) * active
+        sums = torch.stack([torch.where(active, loss, 0).double().cpu() * labels.cpu(), labels.double().cpu()])
+        self._losses[key] = self._losses.get(key, torch.zeros_like(sums)) + sums
+
+    @property
+    def outputs(self) -> dict[str, Tensor]:
+        """[T, N, …] of each group whose kind keeps them."""
+        return {key: torch.cat([values for values, _ in parts], 1) for key, parts in self._kept.items()}
+
+    def report(self) -> Report:
+        """The metrics; outputs are read as the tasks' specs say now."""
+        metrics: dict[str, Mapping[str, float]] = {}
+        losses: dict[str, float] = {}
+        for key, values in self.outputs.items():
+            group, split = self.groups[key], joined([batch for _, batch in self._kept[key]])
+            metrics.update(group.evaluate(values, split.targets[key], split.context.get(group.stream)))
+            clean = masked(split)
+            loss, active = group.losses(values, clean.targets[key], clean.weights.get(key))
+            losses.update(zip(group.names, torch.where(active, loss, torch.nan).tolist(), strict=True))
+        for key, summary in self._summaries.items():
+            metrics.update(self.groups[key].evaluated(summary))
+            total, labels = self._losses[key]
+            losses.update(zip(self.groups[key].names, (total / labels).tolist(), strict=True))
+        order = [name for group in self.groups.values() for name in group.names if name in metrics]
+        return Report({name: metrics[name] for name in order}, {name: losses[name] for name in order})
+
+    def confusions(self) -> dict[str, list[list[int]]]:
+        """Confusion matrix (rows true, columns predicted) of each task that has classes."""
+        found: dict[str, list[list[int]]] = {}
+        for key, values in self.outputs.items():
+            targets = torch.cat([batch.targets[key] for _, batch in self._kept[key]])
+            found |= self.groups[key].confusions(values, targets)
+        for key, summary in self._summaries.items():
+            if "confusion" in summary:
+                found |= dict(zip(self.groups[key].names, summary["confusion"].tolist(), strict=True))
+        return found
+
+
+@torch.no_grad()
+def measured(model: MultiTaskModel, split: Split, batch_size: int) -> Measured:
+    """A packed split as the model sees it, in batches, dropout and batch statistics off."""
+    result = Measured(model)
+    for batch, outputs in _pieces(model, split, batch_size):
+        result.add(outputs, batch)
+    return result
+
+
 @torch.no_grad()
 def predict(model: MultiTaskModel, split: Split, batch_size: int) -> dict[str, Tensor]:
-    """Outputs [T, N, …] of each group of a packed split, in batches, dropout and batch statistics off."""
-    training = model.training
-    model.eval()
+    """Outputs [T, N, …] of each group of a packed split, as above."""
     pieces: dict[str, list[Tensor]] = {key: [] for key in split.targets}
-    for start in range(0, max(split.size(stream) for stream in split.inputs), batch_size):
-        inputs = {
-            stream: {name: value[start : start + batch_size] for name, value in fields.items()}
-            for stream, fields in split.inputs.items()
-        }
-        for key, value in model.outputs(inputs, split.targets).items():
+    for _, outputs in _pieces(model, split, batch_size):
+        for key, value in outputs.items():
             pieces[key].append(value)
-    model.train(training)
     return {key: torch.cat(values, 1) for key, values in pieces.items()}
 
 
-@torch.no_grad()
-def measure(model: MultiTaskModel, outputs: Mapping[str, Tensor], split: Split) -> Report:
-    """Metrics of outputs that were computed on a packed split."""
-    metrics: dict[str, Mapping[str, float]] = {}
-    losses: dict[str, float] = {}
-    clean = masked(split)
-    for key, values in outputs.items():
-        group = model.task_groups[key]
-        metrics.update(group.evaluate(values, split.targets[key]))
-        loss, active = group.losses(values, clean.targets[key], clean.weights.get(key))
-        losses.update(zip(group.names, torch.where(active, loss, torch.nan).tolist(), strict=True))
-    return Report(metrics, losses)
+def _pieces(model: MultiTaskModel, split: Split, batch_size: int) -> Iterator[tuple[Split, dict[str, Tensor]]]:
+    training = model.training
+    model.eval()
+    batch_size = min(batch_size, _at_once(split))
+    starts = range(0, max(split.size(stream) for stream in split.inputs), batch_size)
+    for part in fetched(split, (split.part(start, start + batch_size) for start in starts)):
+        batch = model.trimmed(part)
+        yield batch, model.outputs(batch.inputs, batch.targets)
+    model.train(training)
+
+
+def _at_once(split: Split) -> int:
+    """Rows whose sequences have ``POSITIONS`` positions: what a network computes is in memory for each of them at once."""
+    lengths = [fields["tokens"].shape[1] for fields in split.inputs.values() if "tokens" in fields]
+    return max(1, POSITIONS // max(lengths, default=1)) if lengths else max(map(split.size, split.inputs))
 
 
 def evaluate(model: MultiTaskModel, split: Split, batch_size: int) -> Report:
     """Metrics of the tasks of a packed split."""
-    return measure(model, predict(model, split, batch_size), split)
-
-
-def confusions(model: MultiTaskModel, outputs: Mapping[str, Tensor], split: Split) -> dict[str, list[list[int]]]:
-    """Confusion matrix (rows true, columns predicted) of each task that has classes."""
-    return {
-        name: matrix
-        for key, values in outputs.items()
-        for name, matrix in model.task_groups[key].confusions(values, split.targets[key]).items()
-    }
+    return measured(model, split, batch_size).report()
 
 
 def score(metrics: Metrics, tasks: Sequence[Task]) -> float | None:

@@ -11,12 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from yaml import YAMLError
-
 from mtl_runner.batch import Data, Decision, StreamSpec, TargetSpec
 from mtl_runner.config import check
 from mtl_runner.errors import UserError
+from mtl_runner.tracking.record import read_yaml
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ class RunFolder:
     ``config.yaml`` the resolved configuration · ``data.json`` streams, targets and the fitted preparation ·
     ``labels.csv`` classes and their shares · ``status.json`` state and origin · ``metrics.jsonl`` a line an epoch ·
     ``test_metrics.json`` · ``confusion.json`` · ``curves.json`` reliability, precision and recall · ``gradients.json``, where
-    gradients were compared · ``sharing/`` what a sharing mode has learned, as CSV · ``checkpoints/`` last and best ·
-    ``weights.safetensors`` · ``figures/`` · ``run.log``.
+    gradients were compared · ``skipped.txt`` what of the data could not be used · ``sharing/`` what a sharing mode has learned,
+    as CSV · ``checkpoints/`` last and best · ``weights.safetensors`` · ``figures/`` · ``run.log``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -101,6 +99,8 @@ class RunFolder:
                 "rows": {part: {stream: split.size(stream) for stream in split.inputs} for part, split in data.splits.items()},
             },
         )
+        if data.skipped:
+            write_text(self.path / "skipped.txt", "\n".join(data.skipped) + "\n")
 
     def read_config(self, allowed: Sequence[str] = ()) -> dict[str, Any]:
         """The configuration, checked: the folder may be a stranger's.
@@ -108,14 +108,7 @@ class RunFolder:
         Args:
             allowed: modules that the user allows it to name, beside the project's own.
         """
-        path = self.path / "config.yaml"
-        try:
-            values = OmegaConf.to_container(OmegaConf.load(path))
-        except (OSError, YAMLError) as error:
-            raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
-        if not isinstance(values, dict):
-            raise UserError(f"{path}: is no configuration of a run")
-        node = {str(key): value for key, value in values.items()}
+        node = {str(key): value for key, value in read_yaml(self.path / "config.yaml").items()}
         check(node, allowed)
         return node
 
@@ -153,6 +146,7 @@ def read_specs(known: Mapping[str, Any]) -> tuple[dict[str, StreamSpec], dict[st
             tuple(spec["cardinalities"]),
             {field: tuple(names) for field, names in spec["names"].items()},
             spec.get("vocabulary", 0),
+            spec.get("characters", 0),
         )
         for name, spec in known["streams"].items()
     }

@@ -7,18 +7,22 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from mtl_runner.batch import Data, TargetSpec, labelled
+from mtl_runner.batch import Data, Split, TargetSpec, labelled
 from mtl_runner.errors import choices
 
 PARTS = ("train", "validation", "test")
 
+_CLASSES: Mapping[str, tuple[int, tuple[str, ...]]] = {"survival": (1, ("censored", "event")), "detection": (4, ())}
+"""Kinds of task of whose labels one number is a class: its place, and the classes' names where they are not the columns."""
+_NUMBERS = ("regression", "quantile", "count", "rating", "multilabel")
+"""Kinds of task whose labels are some numbers; of a multilabel task the mean is the share of examples that have the label."""
 _RARE = 0.2
 """A class with a smaller share of the training labels is rare."""
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """The training labels of one output of a regression, in the user's unit; NaN without any."""
+    """The training labels of one output of a task, in the user's unit; NaN without any."""
 
     name: str
     """Empty where the task has one output only."""
@@ -45,7 +49,7 @@ class TaskProfile:
     counts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """By part: the labels of each class; empty for a task without classes."""
     outputs: tuple[Numbers, ...] = ()
-    """Of a regression."""
+    """Of a task whose labels are numbers."""
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -74,26 +78,38 @@ class TaskProfile:
 def profile(data: Data) -> list[TaskProfile]:
     """Of each task, in their order: how many labels there are in each part, and what they are."""
     return [
-        _profile(name, spec, {part: data.splits[part].targets[name].cpu() for part in PARTS})
+        _profile(name, spec, {part: _without_padding(data.splits[part], name, spec) for part in PARTS})
         for name, spec in data.targets.items()
     ]
 
 
+def _without_padding(split: Split, name: str, spec: TargetSpec) -> Tensor:
+    """The labels of a part; of one for each token [N, L], those of the tokens that are there, one after the other."""
+    target = split.targets[name].cpu()
+    lengths = split.context.get(spec.stream, {}).get("length")
+    if spec.kind != "tagging" or lengths is None:
+        return target
+    return target[torch.arange(target.shape[1]) < lengths.cpu()[:, None]]
+
+
 def _profile(name: str, spec: TargetSpec, targets: Mapping[str, Tensor]) -> TaskProfile:
-    if spec.classes:
-        counts = {part: class_counts(target, spec) for part, target in targets.items()}
-        known = {part: sum(row) for part, row in counts.items()}
-        missing = {part: target.numel() - known[part] for part, target in targets.items()}
-        return TaskProfile(name, spec.kind, known, missing, spec.classes, counts)
     known = {part: int(labelled(target).reshape(len(target), -1).any(1).sum()) for part, target in targets.items()}
     missing = {part: len(target) - known[part] for part, target in targets.items()}
-    outputs = _outputs(spec, targets["train"]) if spec.kind == "regression" else ()
+    if spec.kind in _CLASSES or spec.classes:
+        place, classes = _CLASSES.get(spec.kind, (..., ()))
+        spec = replace(spec, classes=spec.classes or classes or spec.columns)
+        counts = {part: class_counts(target[..., place], spec) for part, target in targets.items()}
+        known = {part: sum(row) for part, row in counts.items()}
+        if spec.kind not in _CLASSES:
+            missing = {part: target.numel() - known[part] for part, target in targets.items()}
+        return TaskProfile(name, spec.kind, known, missing, spec.classes, counts)
+    outputs = _outputs(spec, targets["train"]) if spec.kind in _NUMBERS else ()
     return TaskProfile(name, spec.kind, known, missing, outputs=outputs)
 
 
 def class_counts(target: Tensor, spec: TargetSpec) -> tuple[int, ...]:
     """Labels of each class, exact however many there are."""
-    return tuple(torch.bincount(target[labelled(target)].long(), minlength=len(spec.classes)).tolist())
+    return tuple(torch.bincount(target[labelled(target) & (target >= 0)].long(), minlength=len(spec.classes)).tolist())
 
 
 def _outputs(spec: TargetSpec, targets: Tensor) -> tuple[Numbers, ...]:

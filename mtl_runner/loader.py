@@ -9,13 +9,18 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from mtl_runner.batch import Batch, Split, TargetSpec
+from mtl_runner.batch import Augmentation, Batch, Split, TargetSpec
+from mtl_runner.fetching import fetched
 from mtl_runner.imbalance.base import Mixer, Resampler, Sampler, Strategy
 from mtl_runner.imbalance.rows import plain_sizes, same_rows
 from mtl_runner.seeding import generator
 
 BatchRows = Sequence[Mapping[str, Tensor]]
 """Of each batch of an epoch, the rows of each stream."""
+
+
+POOL = 16
+"""Batches whose rows are sorted by length together."""
 
 
 class TrainingRows:
@@ -26,11 +31,20 @@ class TrainingRows:
         targets: these tasks.
         strategies: by name; each acts on the tasks that it serves. At most one chooses rows, and at most one mixes.
         seed: of the run.
+        augmentation: what the data set does to the examples of a batch.
     """
 
-    def __init__(self, split: Split, targets: Mapping[str, TargetSpec], strategies: Mapping[str, Strategy], seed: int) -> None:
+    def __init__(
+        self,
+        split: Split,
+        targets: Mapping[str, TargetSpec],
+        strategies: Mapping[str, Strategy],
+        seed: int,
+        augmentation: Augmentation | None = None,
+    ) -> None:
         self.split = split
         self.seed = seed
+        self.augmentation = augmentation
         self.targets = targets
         self._resampler: tuple[str, Resampler] | None = None
         self._sampler: tuple[str, Sampler] | None = None
@@ -99,6 +113,10 @@ class TrainingRows:
         name, mixer = self._mixer
         return mixer(batch, generator(self.seed, name, step, part))
 
+    def augmented(self, batch: Batch, step: int) -> Batch:
+        """The batch of a step, by task, as the data set augments it; what is drawn depends on seed and step alone."""
+        return self.augmentation(batch, generator(self.seed, "augmentation", step)) if self.augmentation else batch
+
     def _served(self, strategy: Strategy) -> dict[str, TargetSpec]:
         return {task: self.targets[task] for task in strategy.serves(self.targets)}
 
@@ -128,18 +146,40 @@ class IndexLoader:
 
     def epoch(self, split: Split, number: int, plan: BatchRows | None = None) -> Iterator[Batch]:
         """The batches of one epoch: those of ``plan``, where there is one."""
-        for rows in self._orders(split, number) if plan is None else plan:
-            yield split.take({stream: index.to(self.device) for stream, index in rows.items()})
+        orders = self._orders(split, number) if plan is None else plan
+        yield from fetched(split, (split.take({name: rows.to(self.device) for name, rows in order.items()}) for order in orders))
 
     def _orders(self, split: Split, number: int) -> Iterator[dict[str, Tensor]]:
         longest = max(split.size(stream) for stream in split.inputs)
-        orders = {
-            stream: self._order(stream, split.size(stream), longest, number).split(self.batch_size) for stream in split.inputs
-        }
+        orders = {stream: self._order(stream, split, longest, number).split(self.batch_size) for stream in split.inputs}
         for i in range(self.batches(split)):
             yield {stream: pieces[i] for stream, pieces in orders.items()}
 
-    def _order(self, stream: str, rows: int, longest: int, number: int) -> Tensor:
-        draws = generator(self.seed, "order", stream, number)
+    def _order(self, stream: str, split: Split, longest: int, number: int) -> Tensor:
+        draws, rows = generator(self.seed, "order", stream, number), split.size(stream)
         passes = [torch.randperm(rows, generator=draws) for _ in range(ceil(longest / rows))]
-        return torch.cat(passes)[:longest].to(self.device)
+        order = torch.cat(passes)[:longest]
+        if "tokens" in split.inputs[stream]:
+            lengths = (split.inputs[stream]["tokens"] != 0).sum(1).cpu()
+            order = alike(order, lengths[order], self.batch_size, draws)
+        return order.to(self.device)
+
+
+def alike(order: Tensor, lengths: Tensor, batch_size: int, draws: torch.Generator) -> Tensor:
+    """The same rows so that those of a batch are about as long as each other: less of it is padding.
+
+    Each ``POOL`` batches in a row are sorted by length, cut into batches again, and these shuffled; which rows can meet is still
+    a matter of chance. What is left for a last, smaller batch stays there.
+
+    Args:
+        order: rows in the order of an epoch, [N].
+        lengths: of the sequence of each, [N].
+        batch_size: rows of a batch.
+        draws: of the shuffling.
+    """
+    whole = len(order) // batch_size * batch_size
+    pieces = []
+    for pool, sizes in zip(order[:whole].split(POOL * batch_size), lengths[:whole].split(POOL * batch_size), strict=True):
+        batches = pool[sizes.argsort(stable=True)].view(-1, batch_size)
+        pieces.append(batches[torch.randperm(len(batches), generator=draws)].flatten())
+    return torch.cat([*pieces, order[whole:]])

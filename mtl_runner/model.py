@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mtl_runner.batch import Fields
+from mtl_runner.batch import Batch, Fields
+from mtl_runner.encoders.base import Encoder
 from mtl_runner.imbalance.base import Criterion
 from mtl_runner.seeding import seeded
 from mtl_runner.sharing.base import Boundary, Sharing
@@ -57,6 +58,9 @@ class MultiTaskModel(nn.Module):
             self.groups[f"{number}_{members[0].kind}"] = group
         self.task_groups: dict[str, TaskGroup] = dict(self.groups.items())  # type: ignore[arg-type]
         self.order = [name for group in self.task_groups.values() for name in group.names]
+        self.positioned = [key for key, group in self.task_groups.items() if group.kind.per_position]
+        encoders = [module for module in self.modules() if isinstance(module, Encoder)]
+        self.any_length = bool(encoders) and all(encoder.any_length for encoder in encoders)
         self.routed = type(sharing).route is not Sharing.route
         with seeded(seed, "sharing", "heads"):
             sharing.meet(list(self.task_groups.values()))
@@ -67,7 +71,7 @@ class MultiTaskModel(nn.Module):
         outputs: dict[str, Tensor] = {}
         for key in self.task_groups if groups is None else groups:
             names = self.task_groups[key].names
-            outputs[key] = self._heads(key, self.sharing.branch(names, boundary, inputs), outputs)
+            outputs[key] = self._heads(key, self.sharing.branch(names, boundary, inputs), boundary, outputs)
         return outputs
 
     def outputs_apart(
@@ -85,16 +89,22 @@ class MultiTaskModel(nn.Module):
             own = tuple(value.detach().expand(len(names), *value.shape).requires_grad_() for value in boundary)
             apart = len(names) > 1
             read = own if apart else tuple(copy[0] for copy in own)
-            outputs[key] = self._heads(key, self.sharing.branch(names, read, inputs, apart), outputs)
+            outputs[key] = self._heads(key, self.sharing.branch(names, read, inputs, apart), read, outputs, apart)
             copies.append(own)
         return outputs, boundary, copies
 
-    def _heads(self, key: str, features: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
+    def _heads(
+        self, key: str, features: Tensor, boundary: Boundary, outputs: Mapping[str, Tensor], apart: bool = False
+    ) -> Tensor:
         """The outputs of a group; ``outputs`` are those of the groups before it."""
         group = self.task_groups[key]
         if self.routed:
             features = self.sharing.route(group.names, features, self.by_task(outputs))
-        return group(features)  # type: ignore[no-any-return]
+        return self.sharing.answers(group, features, boundary, apart)
+
+    def trimmed(self, batch: Batch) -> Batch:
+        """A packed batch without the padding that all of its sequences end in, where the encoder does not count positions."""
+        return batch.trimmed(self.positioned) if self.any_length else batch
 
     def by_task(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs [N, …] of each task, from those of each group."""
@@ -124,8 +134,10 @@ class MultiTaskModel(nn.Module):
 
     def sizes(self) -> dict[str, int]:
         """Number of parameters of each part: shared ones, heads, and the rest (each task's own encoder or stages)."""
-        shared = sum(parameter.numel() for parameter in self.sharing.shared())
-        heads = sum(parameter.numel() for parameter in self.groups.parameters())
+        known = self.sharing.shared()
+        ids = {id(parameter) for parameter in known}
+        shared = sum(parameter.numel() for parameter in known)
+        heads = sum(parameter.numel() for parameter in self.groups.parameters() if id(parameter) not in ids)
         total = sum(parameter.numel() for parameter in self.parameters())
         return {"shared": shared, "task encoders": total - shared - heads, "heads": heads, "total": total}
 

@@ -1,6 +1,8 @@
 """What a run leaves when its training is over."""
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from safetensors.torch import save_file
@@ -9,15 +11,18 @@ from mtl_runner import checkpoint, figures, serving
 from mtl_runner.batch import Data, labelled
 from mtl_runner.console import log, print_results
 from mtl_runner.curves import curves, recall_by_class
-from mtl_runner.evaluate import Metrics, Report, averages, confusions, measure, predict
+from mtl_runner.evaluate import Metrics, Report, averages, measured
 from mtl_runner.folder import RunFolder
 from mtl_runner.parts import Parts
 from mtl_runner.tasks.group import pack
 from mtl_runner.trainer import Trainer
 
 
-def finish(folder: RunFolder, parts: Parts) -> float:
-    """Best weights, validation average, the one look at the test part, and the files that come of it."""
+def finish(folder: RunFolder, parts: Parts, tested: Callable[[], None] | None = None) -> float:
+    """Best weights, validation average, the one look at the test part, and the files that come of it.
+
+    ``tested`` is called before the last ones, which take long, where another run fits beside them.
+    """
     model, training = parts.model, parts.training
     training.restore_best()
     for trainer in training.all_trainers:
@@ -32,13 +37,23 @@ def finish(folder: RunFolder, parts: Parts) -> float:
         folder.write_table(
             f"sharing/{figures.file_name(name)}.csv", table.title, table.rows, table.columns, table.values.tolist()
         )
-    figures.draw(folder.path)
     say_undefined(report.undefined(), parts.data, "test")
     print_results(report.metrics, means, model.tasks, "test")
+    log.info("run folder: %s", folder.path)
+    if tested is not None and training.device.type == "cpu" and _leaves_room():
+        tested()
+    figures.draw(folder.path)
     if parts.tracker.keeps_model:
         serving.package(folder.path, model)
-    log.info("run folder: %s", folder.path)
     return float("nan") if validation is None else validation
+
+
+def _leaves_room() -> bool:
+    """Whether this process has never had more than a quarter of the machine's memory."""
+    import resource  # not on every system
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return 4 * peak < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _tested(folder: RunFolder, parts: Parts) -> tuple[Report, dict[str, float], float | None]:
@@ -46,21 +61,18 @@ def _tested(folder: RunFolder, parts: Parts) -> tuple[Report, dict[str, float], 
     model, training, tasks = parts.model, parts.training, parts.model.tasks
     folder.status(test_reads=folder.read_json("status.json").get("test_reads", 0) + 1)
     test = pack(parts.data.splits["test"].to(training.device), model.task_groups)
-    outputs = predict(model, test, training.plan.eval_batch_size)
+    seen = measured(model, test, training.plan.eval_batch_size)
     unadjusted: Metrics = {}
     if parts.adjusters:
-        unadjusted = {name: row for name, row in measure(model, outputs, test).metrics.items() if name in parts.adjusters}
+        unadjusted = {name: row for name, row in seen.report().metrics.items() if name in parts.adjusters}
         training.adjust(parts.adjusters)
     specs = {task.name: task.spec for task in tasks}
     folder.write_data(replace(parts.data, targets=specs))
-    report, validation = measure(model, outputs, test), training.average()
+    report, validation = seen.report(), training.average()
     means = averages(report.metrics, tasks)
-    matrices = {
-        name: {"classes": list(specs[name].classes), "matrix": matrix}
-        for name, matrix in confusions(model, outputs, test).items()
-    }
+    matrices = {name: {"classes": list(specs[name].classes), "matrix": matrix} for name, matrix in seen.confusions().items()}
     folder.write_json("confusion.json", matrices)
-    folder.write_json("curves.json", curves(model.by_task(outputs), parts.data.splits["test"].targets, specs))
+    folder.write_json("curves.json", curves(model.by_task(seen.outputs), parts.data.splits["test"].targets, specs))
     folder.write_json(
         "test_metrics.json",
         {

@@ -1,9 +1,10 @@
 """Use what was trained: predictions for new rows, metrics on labelled ones."""
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,11 +14,11 @@ import torch
 from torch import Tensor
 
 from mtl_runner import build, checkpoint
-from mtl_runner.batch import Batch, TargetSpec
-from mtl_runner.datasets.preparation import Preparation
-from mtl_runner.datasets.reading import column_names, read_batches
-from mtl_runner.errors import UserError, choices
-from mtl_runner.evaluate import Report, averages, measure
+from mtl_runner.batch import Batch, Fields, StreamSpec, TargetSpec, example
+from mtl_runner.datasets.prepared import Prepared, read_preparation
+from mtl_runner.datasets.reading import Rows
+from mtl_runner.errors import UserError, choices, nearest
+from mtl_runner.evaluate import Measured, Report, averages
 from mtl_runner.folder import RunFolder
 from mtl_runner.model import MultiTaskModel
 from mtl_runner.predictions import columns
@@ -29,46 +30,85 @@ OUTPUTS = (".parquet", ".csv")
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model and all that it takes to use it on raw rows."""
+    """A trained model and all that it takes to use it on raw rows of one of its streams."""
 
     model: MultiTaskModel
-    preparation: Preparation
+    preparation: Prepared
     targets: Mapping[str, TargetSpec]
+    """Of the tasks that read the stream."""
+    spec: StreamSpec
+    """What the stream looks like."""
+    others: Mapping[str, Fields] = field(default_factory=dict)
+    """An empty example of each other stream, for sharing modes that ask for all."""
+
+    @property
+    def groups(self) -> list[str]:
+        """Those that read the stream."""
+        return [key for key, group in self.model.task_groups.items() if group.stream == self.preparation.stream]
 
     @torch.inference_mode()
-    def outputs(self, rows: pa.RecordBatch | pa.Table) -> dict[str, Tensor]:
+    def outputs(self, rows: Rows) -> dict[str, Tensor]:
         """Outputs [T, N, …] of each group, on the CPU, for raw rows."""
         device = next(self.model.parameters()).device
         fields = {name: value.to(device) for name, value in self.preparation.inputs(rows).items()}
-        return {key: value.cpu() for key, value in self.model.outputs({self.preparation.stream: fields}).items()}
+        others = {stream: {name: value.to(device) for name, value in empty.items()} for stream, empty in self.others.items()}
+        inputs = self.model.trimmed(Batch({**others, self.preparation.stream: fields}, {}, {})).inputs
+        outputs = self.model.outputs(inputs, self.groups)
+        return {key: value.cpu() for key, value in outputs.items()}
 
-    def predictions(self, rows: pa.RecordBatch | pa.Table) -> dict[str, pa.Array]:
+    def predictions(self, rows: Rows) -> dict[str, pa.Array]:
         """What a user reads, by column name, for raw rows."""
-        return columns(self.model.by_task(self.outputs(rows)), self.targets)
+        return columns(self.model.by_task(self.outputs(rows)), self.targets, self.preparation.context(rows))
+
+    def labels(self, rows: Rows) -> Batch:
+        """The labels of labelled rows, packed for metrics."""
+        stream = self.preparation.stream
+        targets = self.preparation.targets(rows, list(self.targets))
+        batch = Batch({}, targets, dict.fromkeys(targets, stream), {}, {stream: self.preparation.context(rows)})
+        return pack(batch, {key: self.model.task_groups[key] for key in self.groups})
 
 
-def load(run: str | Path, device: str = "auto", allowed: Sequence[str] = ()) -> Trained:
+def load(run: str | Path, device: str = "auto", allowed: Sequence[str] = (), stream: str | None = None) -> Trained:
     """The model of a run (a run folder or an MLflow run id) with its best weights, ready to predict.
 
-    ``allowed`` are modules of one's own that the run's configuration may name.
+    ``allowed`` are modules of one's own that the run's configuration may name. Of a run with several input streams ``stream``
+    says of which one rows will come.
 
     Raises:
-        UserError: there is no such run, or it is not finished.
+        UserError: there is no such run, it is not finished, or the stream is not one of its.
     """
     folder = RunFolder(locate(run))
     node = folder.read_config(allowed)
     streams, targets = folder.read_specs()
     if not folder.best.exists():
         raise UserError(f"{run}: has no trained model yet (checkpoints/best.pt is written at the end of a run)")
+    preparation = _of_stream(run, read_preparation(folder.read_json("data.json")["preparation"]), stream)
     model = build.make_model(node, streams, targets, trained=True).to(build.make_device(device))
     model.load_state_dict(checkpoint.load(folder.best))
     for group in model.task_groups.values():
         group.criterion = None  # it was fitted to the training targets, and plays no part from here on
-    preparation = Preparation.from_json(folder.read_json("data.json")["preparation"])
-    return Trained(model.eval(), preparation, targets)
+    own = {name: spec for name, spec in targets.items() if spec.stream == preparation.stream}
+    others = {name: example(spec) for name, spec in streams.items() if name != preparation.stream}
+    return Trained(model.eval(), preparation, own, streams[preparation.stream], others)
 
 
-def predict(run: str | Path, input: Path, output: Path, batch_size: int = 65536, allowed: Sequence[str] = ()) -> None:
+def _of_stream(run: str | Path, prepared: Mapping[str, Prepared], stream: str | None) -> Prepared:
+    if stream is None and len(prepared) == 1:
+        return next(iter(prepared.values()))
+    if stream is None or stream not in prepared:
+        said = f"--stream {stream}{nearest(stream, prepared)}" if stream else "has several input streams, name one with --stream"
+        raise UserError(f"{run}: {said}; there are {choices(prepared)}")
+    return prepared[stream]
+
+
+def predict(
+    run: str | Path,
+    input: Path,
+    output: Path,
+    batch_size: int = 65536,
+    allowed: Sequence[str] = (),
+    stream: str | None = None,
+) -> None:
     """Write every task's predictions for the rows of ``input``, in their order, to ``output`` (.parquet or .csv).
 
     Memory is bounded by ``batch_size``, not by the file. ``output`` appears when it is complete.
@@ -78,23 +118,15 @@ def predict(run: str | Path, input: Path, output: Path, batch_size: int = 65536,
     """
     if output.suffix not in OUTPUTS:
         raise UserError(f"--output {output}: the format is taken from the ending; allowed are {choices(OUTPUTS)}")
-    trained = load(run, allowed=allowed)
+    trained = load(run, allowed=allowed, stream=stream)
     with _whole(output) as temporary, _writer(temporary, output.suffix) as write:
-        for rows in _batches(input, trained.preparation, batch_size):
+        for rows in trained.preparation.batches(input, trained.preparation.columns, batch_size):
             write(pa.RecordBatch.from_pydict(trained.predictions(rows)))
 
 
-def _batches(path: Path, preparation: Preparation, size: int) -> Iterator[pa.RecordBatch | pa.Table]:
-    """The rows of a file; one batch of none where it has a header and nothing else, so that the answer has one, too."""
-    some = False
-    for rows in read_batches(path, preparation.columns, size, preparation.reading):
-        some = True
-        yield rows
-    if not some:
-        yield pa.table({name: pa.nulls(0, pa.string()) for name in column_names(path, preparation.reading)})
-
-
-def evaluate(run: str | Path, input: Path, batch_size: int = 65536, allowed: Sequence[str] = ()) -> Report:
+def evaluate(
+    run: str | Path, input: Path, batch_size: int = 65536, allowed: Sequence[str] = (), stream: str | None = None
+) -> Report:
     """Print the metrics of a run on labelled rows, task × metric, and return them.
 
     Raises:
@@ -102,22 +134,19 @@ def evaluate(run: str | Path, input: Path, batch_size: int = 65536, allowed: Seq
     """
     from mtl_runner.console import print_results
 
-    trained = load(run, allowed=allowed)
-    preparation, model = trained.preparation, trained.model
-    pieces: dict[str, list[Tensor]] = {key: [] for key in model.task_groups}
-    labels: dict[str, list[Tensor]] = {name: [] for name in trained.targets}
+    trained = load(run, allowed=allowed, stream=stream)
+    preparation, seen = trained.preparation, Measured(trained.model)
     wanted = tuple(dict.fromkeys([*preparation.columns, *preparation.target_columns(trained.targets)]))
-    for rows in read_batches(input, wanted, batch_size, preparation.reading):
-        for key, value in trained.outputs(rows).items():
-            pieces[key].append(value)
-        for name, target in preparation.targets(rows, list(trained.targets)).items():
-            labels[name].append(target)
-    if not all(labels.values()):
+    rows_seen = 0
+    for rows in preparation.batches(input, wanted, batch_size):
+        seen.add(trained.outputs(rows), trained.labels(rows))
+        rows_seen += rows.num_rows
+    if not rows_seen:
         raise UserError(f"{input} has no rows")
-    streams = {name: spec.stream for name, spec in trained.targets.items()}
-    split = pack(Batch({}, {name: torch.cat(parts) for name, parts in labels.items()}, streams), model.task_groups)
-    report = measure(model.cpu(), {key: torch.cat(parts, 1) for key, parts in pieces.items()}, split)
-    print_results(report.metrics, averages(report.metrics, model.tasks), model.tasks, str(input))
+    trained.model.cpu()
+    report = seen.report()
+    tasks = [task for task in trained.model.tasks if task.name in trained.targets]
+    print_results(report.metrics, averages(report.metrics, tasks), tasks, str(input))
     return report
 
 
@@ -156,6 +185,14 @@ def _writer(path: Path, suffix: str) -> Iterator[Callable[[pa.RecordBatch], None
 
 
 def _plain_text(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Dictionary columns as text: a CSV file has no other way to hold them."""
-    arrays = [column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column for column in batch.columns]
+    """Dictionary columns as text, lists as JSON: a CSV file has no other way to hold them."""
+    arrays = [_as_text(column) for column in batch.columns]
     return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(column.type):
+        return column.cast(pa.string())
+    if pa.types.is_nested(column.type):
+        return pa.array([json.dumps(value, ensure_ascii=False) for value in column.to_pylist()])
+    return column

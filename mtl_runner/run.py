@@ -27,11 +27,19 @@ class Pruned(Exception):
     """A search sees no promise in this run: it ends here, without a look at the test part."""
 
 
-def run(config: DictConfig, path: Path, origin: Origin, watch: Watch | None = None, test: bool = True) -> float:
+def run(
+    config: DictConfig,
+    path: Path,
+    origin: Origin,
+    watch: Watch | None = None,
+    test: bool = True,
+    tested: Callable[[], None] | None = None,
+) -> float:
     """Train what ``config`` describes, into the folder ``path``; returns the validation average of the restored weights.
 
     Without ``test`` the test part is left alone: a search chooses by validation, and ``validation_metrics.json`` is all there is
-    at the end.
+    at the end. ``tested`` is called when all that is left takes neither the device nor the data: pictures, the model's package
+    and the tracker.
 
     Raises:
         UserError: the configuration or the data cannot be used; nothing but the log is in the folder then.
@@ -51,10 +59,16 @@ def run(config: DictConfig, path: Path, origin: Origin, watch: Watch | None = No
             commit=_commit(), parameters=parts.model.sizes()["total"], **_process(),
         )  # fmt: skip
         checkpoint.save(parts.training.state_dict(), folder.last)
-        return _train(node, folder, parts, watch, test)
+        return _train(node, folder, parts, watch, test, tested)
 
 
-def resume(path: Path, epochs: int | None = None, steps: int | None = None, allowed: Sequence[str] = ()) -> float:
+def resume(
+    path: Path,
+    epochs: int | None = None,
+    steps: int | None = None,
+    allowed: Sequence[str] = (),
+    tested: Callable[[], None] | None = None,
+) -> float:
     """Go on with the run in ``path``, with a larger budget if one is given; returns as ``run`` does.
 
     On the CPU it ends with the same weights, bit for bit, as a run that was never interrupted. ``allowed`` are modules of
@@ -77,10 +91,17 @@ def resume(path: Path, epochs: int | None = None, steps: int | None = None, allo
         write_text(path / "config.yaml", OmegaConf.to_yaml(node))
         folder.status(state="running", ended=None, error=None, epoch=parts.training.number, **_process())
         log.info("resuming after epoch %d", parts.training.number)
-        return _train(node, folder, parts)
+        return _train(node, folder, parts, tested=tested)
 
 
-def _train(node: Node, folder: RunFolder, parts: Parts, watch: Watch | None = None, test: bool = True) -> float:
+def _train(
+    node: Node,
+    folder: RunFolder,
+    parts: Parts,
+    watch: Watch | None = None,
+    test: bool = True,
+    tested: Callable[[], None] | None = None,
+) -> float:
     tracker, training = parts.tracker, parts.training
     tracker.start(folder.path)
     with _ending(folder, tracker):
@@ -96,7 +117,7 @@ def _train(node: Node, folder: RunFolder, parts: Parts, watch: Watch | None = No
                     outcome.say_undefined(epoch.undefined, parts.data, "validation")
                 if watch is not None:
                     watch(epoch.number, epoch.metrics)
-        return outcome.finish(folder, parts) if test else outcome.validated(folder, parts)
+        return outcome.finish(folder, parts, tested) if test else outcome.validated(folder, parts)
 
 
 def _show_labels(folder: RunFolder, data: Data) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -155,7 +156,7 @@ class Trainer:
 
     def finite(self, step: Step, norm: Tensor) -> bool:
         """Whether the step can be taken; one with a loss, weight or gradient that is not finite is skipped and counted."""
-        if bool((step.losses + step.weights).sum().add(norm).isfinite()):
+        if math.isfinite((step.losses + step.weights).sum().add(norm)):
             self.progress.skipped_in_a_row = 0
             return True
         self.progress.skipped += 1
@@ -197,7 +198,7 @@ class Trainer:
         self._begin_epoch(number)
         sums = torch.zeros(3, len(self.names), device=self.loader.device)
         for batch in self.loader.epoch(split, number, plan):
-            step = self.train_step(batch)
+            step = self.train_step(self.ready(batch))
             self.progress.step += 1
             counted = step.active & step.losses.isfinite() & step.weights.isfinite()
             sums += torch.stack([torch.where(counted, step.losses, 0), counted, torch.where(counted, step.weights, 0)])
@@ -271,11 +272,17 @@ class Trainer:
         self._at_best = None
 
     def training_part(self) -> Split:
-        """The rows of the next epoch, on the device and ready for the loss."""
+        """The rows of the next epoch, on the device: ready for the loss, but for what ``ready`` does with each batch."""
         if self._prepared is None or self.rows.renewed:
-            split = self.rows.epoch(self.progress.epoch + 1).to(self.loader.device)
-            self._prepared = masked(pack(split, self.groups))
+            split = replace(self.rows.epoch(self.progress.epoch + 1), context={}).to(self.loader.device)
+            self._prepared = split if self.rows.augmentation else masked(pack(split, self.groups))
         return self._prepared
+
+    def ready(self, batch: Batch) -> Batch:
+        """A batch of the training part as a step takes it: augmented, and without padding that all of its sequences end in."""
+        if self.rows.augmentation:
+            batch = masked(pack(self.rows.augmented(batch, self.progress.step), self.groups))
+        return self.model.trimmed(batch)
 
     def batches(self) -> int:
         """Number of batches in the next epoch."""

@@ -10,8 +10,8 @@ from mtl_runner.config import GROUPS
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mtl_runner"
 LAYERS = (
-    "errors seeding", "batch", "metrics", "imbalance", "encoders", "heads", "tasks", "sharing", "model", "evaluate",
-    "weighting schedulers loader learner plan datasets predictions config tracking checkpoint labels curves",
+    "errors seeding", "batch", "geometry fetching metrics", "imbalance", "encoders", "heads", "crf", "tasks", "sharing",
+    "model", "evaluate", "weighting schedulers loader learner plan datasets predictions config tracking checkpoint labels curves",
     "gradient_statistics", "folder trainer", "training pretrained", "build", "console figures serving",
     "label_table analysis", "parts", "outcome", "run affinity", "tuning", "predict", "explain", "commands", "cli",
 )  # fmt: skip
@@ -24,7 +24,7 @@ APART = {
     "weighting": {"errors", "seeding"},
     "config": {"errors"},
     "tracking": {"errors"},
-    "datasets": {"errors", "seeding", "batch"},
+    "datasets": {"errors", "seeding", "batch", "fetching", "geometry"},
 }
 """What these may import at all."""
 LATE = {("commands", "cli"): "the names of the subcommands are known before any command is"}

@@ -5,19 +5,24 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from handmade import options
+from hydra._internal.utils import get_args_parser
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from mtl_runner.commands.composed import hydra_of, task_config
 from mtl_runner.config import check, config_dir, plug
 from mtl_runner.config.schema import plain
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
-COMMANDS = sorted({found for text in (README, *DOCS.values()) for found in re.findall(r"^mtl-run [^#\n]*", text, re.M)})
+LINES = [text.replace("\\\n", "") for text in (README, *DOCS.values())]
+COMMANDS = sorted({found.strip() for text in LINES for found in re.findall(r"^mtl-run [^#\n]*", text, re.M)})
 IMBALANCE = [option for option in options("imbalance") if option != "none"]
 
 
@@ -33,11 +38,20 @@ WRITTEN = ("resume=", "-cd runs/", "--config-dir affinity/")
 """What an earlier command has to have written first; these have tests of their own."""
 
 
+def study(words: list[str]) -> Any:
+    """With a primary configuration of a folder that the command names."""
+    args = get_args_parser().parse_args(words)
+    args.config_dir = str(ROOT / args.config_dir)
+    with hydra_of(args) as hydra:
+        return task_config(hydra.compose_config(args.config_name, args.overrides, run_mode=RunMode.RUN))
+
+
 @pytest.mark.parametrize("command", [each for each in COMMANDS if not any(words in each for words in WRITTEN)])
 def test_commands_compose(command: str, make_config: Callable[..., object]) -> None:
     words = [word for word in shlex.split(command)[1:] if word not in ("…", "-m")]
     single = [re.sub(r"=([a-z_]+),.*|=range\(5\)", lambda found: f"={found[1] or 0}", word) for word in words]
-    check(make_config(*single))  # type: ignore[arg-type]
+    config: Any = study(single) if {"-cd", "--config-dir"} & set(single) else make_config(*single)
+    check(config, config["allow_modules"])  # as typed
 
 
 @pytest.mark.parametrize(

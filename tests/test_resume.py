@@ -137,7 +137,7 @@ def test_twice_interrupted(train: Train, killed: Callable[..., Path], monkeypatc
 @pytest.mark.parametrize(
     ("where", "budget"),
     [
-        ("mtl_runner.outcome.predict", "trainer.epochs=2"),
+        ("mtl_runner.outcome.measured", "trainer.epochs=2"),
         ("mtl_runner.outcome.save_file", "trainer.steps=8"),
         ("mtl_runner.figures.draw", f"trainer.steps={2 * BATCHES}"),
     ],

@@ -33,7 +33,7 @@ from mtl_runner import build
 from mtl_runner.batch import Data, labelled
 from mtl_runner.config import config_dir, plug
 from mtl_runner.config.schema import plain
-from mtl_runner.evaluate import confusions, measure, predict
+from mtl_runner.evaluate import measured
 from mtl_runner.tasks.group import pack
 from mtl_runner.training import Training
 
@@ -114,10 +114,10 @@ def tested(training: Training, data: Data) -> dict[str, dict[str, float]]:
     """The metrics of the main tasks that have classes, on the test part."""
     model = training.model
     test = pack(data.splits["test"], model.task_groups)
-    outputs = predict(model, test, training.plan.eval_batch_size)
-    metrics = measure(model, outputs, test).metrics
+    seen = measured(model, test, training.plan.eval_batch_size)
+    metrics = seen.report().metrics
     found = {}
-    for task, matrix in confusions(model, outputs, test).items():
+    for task, matrix in seen.confusions().items():
         if data.targets[task].role == "main":
             recall = recall_of(matrix, rarest(data.splits["train"].targets[task], len(matrix)))
             found[task] = {name: recall if name == "rarest_recall" else metrics[task][name] for name in METRICS}

@@ -32,7 +32,7 @@ from torch import Tensor
 from mtl_runner import build
 from mtl_runner.config import config_dir, plug
 from mtl_runner.config.schema import plain
-from mtl_runner.evaluate import averages, measure, predict
+from mtl_runner.evaluate import averages, evaluate
 from mtl_runner.model import MultiTaskModel
 from mtl_runner.sharing.relation import clusters_of
 from mtl_runner.tasks.group import pack
@@ -71,7 +71,7 @@ def run(setting: str, mode: str, seed: int, overrides: Sequence[str]) -> Row:
         pass
     training.restore_best()
     test = pack(data.splits["test"], model.task_groups)
-    report = measure(model, predict(model, test, training.plan.eval_batch_size), test)
+    report = evaluate(model, test, training.plan.eval_batch_size)
     row: Row = {"setting": setting, "mode": mode, "seed": seed, "average": averages(report.metrics, model.tasks)["primary"]}
     row["best_epoch"] = " ".join(str(trainer.learner.stopping.best_epoch) for trainer in training.trainers)
     return row | learned(model, dataset.groups)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mtl_runner.batch import Batch, Data
+from mtl_runner.fetching import at_once
 from mtl_runner.seeding import generator
 from mtl_runner.tasks.group import masked
 from mtl_runner.trainer import Trainer
@@ -114,7 +115,7 @@ class Probe(Measure):
             draws = generator(self.setting.seed, "affinity", stream, self.trainer.progress.step)
             chosen = torch.randperm(self.part.size(stream), generator=draws)[:PROBED]
             rows[stream] = chosen.to(self.trainer.loader.device)
-        return self.part.take(rows)
+        return at_once(self.part.take(rows))
 
 
 def learned(losses: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from mtl_runner.affinity.base import ROWS, Measure
 from mtl_runner.affinity.matrices import flat, pairwise
 from mtl_runner.batch import Fields, StreamSpec, labelled
+from mtl_runner.fetching import as_tensors
 from mtl_runner.seeding import generator
 
 
@@ -50,7 +51,7 @@ class Inputs(Measure):
         draws = generator(self.setting.seed, "affinity", "inputs", spec.stream)
         chosen = known[torch.randperm(len(known), generator=draws)[:ROWS]]
         fields = {name: value[chosen] for name, value in part.inputs[spec.stream].items()}
-        return columns(fields, self.setting.data.streams[spec.stream])
+        return columns(as_tensors(fields), self.setting.data.streams[spec.stream])
 
 
 def comparable(streams: Mapping[str, StreamSpec], one: str, other: str) -> bool:

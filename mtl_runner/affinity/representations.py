@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mtl_runner.affinity.base import ROWS, Measure
 from mtl_runner.affinity.matrices import centred, flat, pairwise, ranks
+from mtl_runner.fetching import as_tensors
 from mtl_runner.seeding import generator
 from mtl_runner.training import Training
 
@@ -49,7 +50,7 @@ class _OfFeatures(Measure):
         rows = torch.randperm(part.size(stream), generator=draws)[:ROWS]
         fields = {name: value[rows].to(self.training.device) for name, value in part.inputs[stream].items()}
         network = self.training.model.sharing.network(task).eval()
-        return flat(network(stream, fields)).double().cpu()
+        return flat(network(stream, as_tensors(fields))).double().cpu()
 
 
 class Representations(_OfFeatures):

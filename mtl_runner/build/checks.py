@@ -1,5 +1,8 @@
 """What can be seen to be impossible before any data is read."""
 
+import typing
+from collections.abc import Mapping
+
 import torch
 from omegaconf import DictConfig
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -9,8 +12,11 @@ from mtl_runner.build.strategies import one_per_place, other_fields
 from mtl_runner.build.words import Node, nothing_shared, of_gradients, option
 from mtl_runner.config import plug
 from mtl_runner.config.schema import plain
+from mtl_runner.config.values import complaints
+from mtl_runner.datasets.kinds import KINDS
 from mtl_runner.errors import NotApplicable, UserError, choices
 from mtl_runner.sharing.base import Sharing
+from mtl_runner.tasks import task_class
 
 ONE_ROW = "trainer.batch_size=1: batch normalisation needs two rows; take a larger batch, or an encoder without it"
 
@@ -27,6 +33,7 @@ def check_combination(config: DictConfig | Node) -> None:
     if trainer["epochs"] is None and trainer["steps"] is None:
         raise UserError("trainer.epochs and trainer.steps are both null: one of them has to be a number")
     _check_optimizer(config)
+    _check_tasks(config["dataset"].get("tasks"))
     strategies = {name: plug(node, "imbalance", allowed) for name, node in (config["imbalance"] or {}).items() if node}
     one_per_place({name: strategy.func.place for name, strategy in strategies.items()})  # type: ignore[attr-defined]
     fields = plug(config["dataset"], "dataset", allowed).func.provides  # type: ignore[attr-defined]
@@ -46,6 +53,17 @@ def check_combination(config: DictConfig | Node) -> None:
             f"dataset={option(config['dataset'])} has {choices(sorted(provides))}"
         )
         raise NotApplicable(f"{chosen}; encoder=mlp reads any fields")
+
+
+def _check_tasks(tasks: object) -> None:
+    """The values of what the types of the tasks can be told; their names are known to the data set, and checked there."""
+    for name, options in tasks.items() if isinstance(tasks, Mapping) else ():
+        if isinstance(options, Mapping) and (kind := options.get("type")) is not None:
+            hints = typing.get_type_hints(task_class(name, str(kind)).__init__, include_extras=True)
+            own = {key: value for key, value in options.items() if key in KINDS.get(str(kind), ())}
+            place = f"dataset.tasks.{name}"
+            if lines := [line for key, value in own.items() for line in complaints(f"{place}.{key}", value, hints[key])]:
+                raise UserError("\n".join(lines))
 
 
 def _check_optimizer(config: Node) -> None:

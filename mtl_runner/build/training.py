@@ -109,7 +109,7 @@ class _Trainers:
     def _rows(self, network: Network) -> TrainingRows:
         targets = {name: self.data.targets[name] for name in network.tasks}
         part = self.data.splits["train"].only(network.tasks)
-        return TrainingRows(part, targets, make_strategies(self.config), self.config["seed"])
+        return TrainingRows(part, targets, make_strategies(self.config), self.config["seed"], self.data.augmentation)
 
     def _trainer(self, network: Network, weighting: Weighting, rows: TrainingRows, plan: Plan) -> Trainer:
         weighting = weighting.to(self.loader.device)

@@ -19,6 +19,7 @@ Allowed = Annotated[
     list[str] | None,
     typer.Option("--allow-module", metavar="MODULE", help="A module of your own that the run's configuration names."),
 ]
+Stream = Annotated[str | None, typer.Option("--stream", metavar="NAME", help="Of a run with several input streams: which one.")]
 FORWARD = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
@@ -118,23 +119,24 @@ def predict(
     input: Input,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write them: .parquet or .csv.")],
     batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time; bounds the memory.")] = 65536,
+    stream: Stream = None,
     allow_module: Allowed = None,
 ) -> None:
     """Predict every task for the rows of a table."""
     from mtl_runner.commands.allowed import importable
     from mtl_runner.predict import predict as write
 
-    write(run, input, output, batch_size, importable(allow_module or ()))
+    write(run, input, output, batch_size, importable(allow_module or ()), stream)
     typer.echo(f"predictions: {output}")
 
 
 @app.command()
-def evaluate(run: Run, input: Input, allow_module: Allowed = None) -> None:
+def evaluate(run: Run, input: Input, stream: Stream = None, allow_module: Allowed = None) -> None:
     """Print the metrics of a trained run on a labelled table."""
     from mtl_runner.commands.allowed import importable
     from mtl_runner.predict import evaluate as report
 
-    report(run, input, allowed=importable(allow_module or ()))
+    report(run, input, allowed=importable(allow_module or ()), stream=stream)
 
 
 @app.command()
@@ -145,13 +147,14 @@ def explain(
     repeats: Annotated[int, typer.Option(min=2, help="How often each input is shuffled.")] = 10,
     rows: Annotated[int | None, typer.Option(min=2, help="Rows at random; otherwise 2000 at most.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A folder; otherwise RUN_DIR/explain.")] = None,
+    stream: Stream = None,
     allow_module: Allowed = None,
 ) -> None:
     """Show which inputs each task of a run uses, and which it shares with the others."""
     from mtl_runner.commands.allowed import importable
     from mtl_runner.commands.explain import show
 
-    show(run, part, input, repeats, rows, output, importable(allow_module or ()))
+    show(run, part, input, repeats, rows, output, importable(allow_module or ()), stream)
 
 
 @app.command()

@@ -25,6 +25,7 @@ def show(
     rows: int | None = None,
     output: Path | None = None,
     allowed: Sequence[str] = (),
+    stream: str | None = None,
 ) -> None:
     """Explains a run, writes the files, and prints the most of it."""
     folder = locate(run)
@@ -33,7 +34,7 @@ def show(
     output = output or folder / "explain"
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: is a file; name a folder")
-    found = explain(folder, part, input, repeats, rows, allowed)
+    found = explain(folder, part, input, repeats, rows, allowed, stream)
     write(found, output)
     console = Screen()
     if not console.is_terminal:

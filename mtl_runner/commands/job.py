@@ -16,6 +16,7 @@ from mtl_runner.commands.allowed import allowed_modules
 from mtl_runner.commands.lock import FILE, only_here, read_status
 from mtl_runner.commands.sweeping.apart import apart, warm_up
 from mtl_runner.commands.sweeping.orders import Orders, threads
+from mtl_runner.commands.sweeping.overlap import Overlap
 from mtl_runner.commands.sweeping.work import Work, settle, train
 from mtl_runner.config import GROUPS, check
 from mtl_runner.config.schema import plain
@@ -37,6 +38,7 @@ class Job:
         """The folders and files that were there before, and stay."""
         self.orders: Orders | None = None
         """What there is to know of the jobs of a grid; None where something else makes the jobs."""
+        self.overlap = Overlap()
 
     def __call__(self, config: DictConfig) -> float:
         hydra = HydraConfig.get()
@@ -97,18 +99,28 @@ def _in_sweep(config: DictConfig, hydra: Any, folder: Path, job: Job) -> float:
     work = Work(resumed or folder, node, origin, allowed_modules(overrides), resumed is not None)
     if order is not None and job.orders is not None and job.orders.together == 1:
         print(f"\njob {order.number} of {job.orders.total}: {order.label}", flush=True)
-    quiet = job.orders is not None and job.orders.together > 1
-    warm_up(job.orders.imports if job.orders else ())
-    try:
-        code = apart(train, work, log=work.folder / "run.log" if quiet else None)
-    except KeyboardInterrupt:
-        apart(settle, work, 130)
-        raise
-    if code:
-        apart(settle, work, code)
+    if job.orders is not None and job.orders.overlap:
+        job.overlap.run(work)
+    else:
+        _alone(work, job.orders)
     if resumed not in (None, folder):
         job.clean(folder, hydra)
     return _objective(work.folder, job.orders is None)
+
+
+def _alone(work: Work, orders: Orders | None) -> None:
+    """Waits for the job's end, and writes down one that its process could not."""
+    log = work.folder / "run.log" if orders is not None and orders.together > 1 else None
+    call = orders.desk.apart if orders is not None and orders.desk is not None else apart
+    if call is apart:
+        warm_up(orders.imports if orders else ())
+    try:
+        code = call(train, work, log=log)
+    except KeyboardInterrupt:
+        call(settle, work, 130, log=log)
+        raise
+    if code:
+        call(settle, work, code, log=log)
 
 
 def _threaded(config: DictConfig, orders: Orders | None) -> dict[str, Any]:

@@ -34,12 +34,12 @@ def launch(arguments: Sequence[str]) -> int:
     adds = args.config_dir or args.config_path or args.config_name or args.overrides  # to what is ours, which is safe to show
     job = Job()
     if not args.shell_completion and (adds or not shows):
-        with precheck.checked(args, runs=not shows) as (hydra, found):
+        with precheck.checked(args, runs=not shows) as (_, found):
             job.existing = found.existing
             if found.jobs is not None:
                 from mtl_runner.commands.sweeping.running import sweep
 
-                return sweep(hydra, found, job, arguments)
+                return sweep(found, job, arguments)
     if shows or args.shell_completion:
         with explained(args):
             _hydra(args, parser, job)

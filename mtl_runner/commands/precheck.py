@@ -20,6 +20,7 @@ from mtl_runner.commands.messages import explained
 from mtl_runner.commands.safety import check_hydra_node, check_searchpath
 from mtl_runner.commands.sweeping.apart import warm_up
 from mtl_runner.commands.sweeping.checking import Grid
+from mtl_runner.commands.sweeping.composing import Composer
 from mtl_runner.commands.sweeping.grid import GridJob, is_grid
 from mtl_runner.commands.sweeping.launchers import check_commands
 from mtl_runner.config import plug, problems
@@ -37,6 +38,8 @@ class Checked:
     """Of a sweep: the configuration without swept values."""
     jobs: Sequence[GridJob] | None = None
     """Of a sweep whose jobs are known beforehand."""
+    compose: Composer | None = None
+    """What has composed them."""
     imports: Sequence[str] = ()
     """Modules that take long to import, and that every job will."""
 
@@ -75,7 +78,7 @@ def _check(hydra: Hydra, args: Namespace, runs: bool) -> Checked:
         grid = Grid(hydra, master, allowed, args.overrides)
         grid.check()
     prepare_tracking(grid.tracked, allowed)
-    return Checked(frozenset(grid.existing), master, grid.jobs, imports)
+    return Checked(frozenset(grid.existing), master, grid.jobs, grid.compose, imports)
 
 
 def _imports(config: DictConfig, allowed: Sequence[str]) -> Sequence[str]:

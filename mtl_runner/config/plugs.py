@@ -90,7 +90,17 @@ def plug_problems(node: Any, key: str, group: str, allowed: Iterable[str] = ()) 
         return [f"{key}._target_={node['_target_']}: {error}"]
     if not issubclass(cls, base) or inspect.isabstract(cls):
         return [f"{key}._target_={node['_target_']}: is no {group}; a subclass of {_KINDS[group].base} is expected"]
-    return _key_problems(cls, values, key, group)
+    return _key_problems(cls, values, key, group) or _module_problems(cls, values, key, allowed)
+
+
+def _module_problems(cls: type, values: Mapping[str, Any], key: str, allowed: Iterable[str]) -> list[str]:
+    """Modules that the option's values would have it import (``modules_of``, by key): only those that the user allowed."""
+    named: Mapping[str, str] = cls.modules_of(values) if hasattr(cls, "modules_of") else {}
+    return [
+        f"{key}.{name}={values[name]}: would import the module {module}; allow_modules=[{module}] on the command line allows it"
+        for name, module in named.items()
+        if not below(module, allowed)
+    ]
 
 
 def parameters(cls: type, group: str) -> dict[str, inspect.Parameter]:

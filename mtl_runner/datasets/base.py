@@ -3,12 +3,13 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar, cast, get_args
 
 from torch import Tensor
 
 from mtl_runner.batch import Data, Role, Split, TargetSpec
+from mtl_runner.datasets.kinds import KINDS
 from mtl_runner.errors import UserError, choices, nearest
 
 Value = TypeVar("Value")
@@ -36,7 +37,7 @@ class TaskOptions:
 
     name: str
     type: str | None = None
-    """``binary``, ``multiclass``, ``regression``, ``reconstruction``; None: guessed."""
+    """One of ``KINDS``; None: guessed."""
     columns: tuple[str, ...] = ()
     """Names or patterns of columns; empty: the task's name."""
     role: Role = "main"
@@ -44,27 +45,41 @@ class TaskOptions:
     positive: tuple[str, ...] = ()
     """Values of the column that mean yes (binary)."""
     classes: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Those of the type itself, as ``KINDS`` has them."""
 
 
-def task_options(tasks: Tasks, allowed: Collection[str]) -> dict[str, TaskOptions]:
-    """The tasks' options, checked: only the keys in ``allowed``."""
+def task_options(
+    tasks: Tasks, allowed: Collection[str], kinds: Collection[str] | Mapping[str, str] = tuple(KINDS)
+) -> dict[str, TaskOptions]:
+    """The tasks' options, checked: only the keys in ``allowed``, and those of the task's type.
+
+    Args:
+        tasks: as the user wrote them.
+        allowed: the keys that the data set knows.
+        kinds: the types that it has; or the type of each task, where the data set fixes it.
+    """
     named = tasks if isinstance(tasks, Mapping) else dict.fromkeys(tasks)
     if not named:
         raise UserError("dataset.tasks names no task")
-    return {str(name): _options(str(name), options or {}, allowed) for name, options in named.items()}
+    return {str(name): _options(str(name), options or {}, allowed, kinds) for name, options in named.items()}
 
 
-def _options(name: str, options: Mapping[str, Any], allowed: Collection[str]) -> TaskOptions:
+def _options(
+    name: str, options: Mapping[str, Any], allowed: Collection[str], kinds: Collection[str] | Mapping[str, str]
+) -> TaskOptions:
     place = f"dataset.tasks.{name}"
     if not isinstance(options, Mapping):
         raise UserError(f"{place}: {options!r} is not a mapping of options; allowed: {choices(allowed)}")
+    fixed = kinds.get(name) if isinstance(kinds, Mapping) else None
+    kind = options.get("type") if "type" in allowed else fixed
+    if kind is not None and fixed is None:
+        known(kind, kinds, f"{place}.type")
+    own = KINDS.get(str(kind), ())
     for key in options:
-        known(str(key), allowed, f"{place}: option")
+        known(str(key), (*allowed, *own), f"{place}: option")
     role = options.get("role") or "main"
     known(role, get_args(Role), f"{place}.role")
-    kind = options.get("type")
-    if kind is not None:
-        known(kind, ("binary", "multiclass", "regression", "reconstruction"), f"{place}.type")
     metric = options.get("metric")
     return TaskOptions(
         name,
@@ -74,6 +89,7 @@ def _options(name: str, options: Mapping[str, Any], allowed: Collection[str]) ->
         None if metric is None else str(metric),
         texts(options.get("positive")),
         texts(options.get("classes")),
+        {key: options[key] for key in own if options.get(key) is not None},
     )
 
 
@@ -111,8 +127,8 @@ def select(data: Data, only: Sequence[str] | None) -> Data:
 
 
 def described(spec: TargetSpec, options: TaskOptions) -> TargetSpec:
-    """The target with the role and the primary metric that the user chose."""
-    return replace(spec, role=options.role, metric=options.metric)
+    """The target with the role, the primary metric and the type's own options that the user chose, beside those fitted."""
+    return replace(spec, role=options.role, metric=options.metric, options={**options.options, **spec.options})
 
 
 def fingerprint(splits: Mapping[str, Split]) -> str:

@@ -1,12 +1,14 @@
 """scikit-learn's bundled handwritten digits: 1,797 images of 8 × 8 pixels (UCI 80, optical recognition of handwritten digits)."""
 
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
-from annotated_types import Ge, Gt
+import torch
+from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 
-from mtl_runner.batch import Data
+from mtl_runner.batch import Batch, Data
 from mtl_runner.datasets.arrays import Source, assembled
 from mtl_runner.datasets.base import Dataset, known, task_options
 from mtl_runner.datasets.preparation import Number, Preparation, Target
@@ -33,6 +35,9 @@ class Digits(Dataset):
     Args:
         tasks: which tasks, with their options ``role`` and ``metric``.
         only: train only these; rows and parts stay the same.
+        hidden: share of the pixels that are set to 0 (paper) in the inputs, in each image others, in training others each time;
+            not in the reconstruction, which then has to fill them in (Vincent et al., "Extracting and composing robust
+            features with denoising autoencoders", ICML 2008); None: the inputs are whole.
         long_tail: imbalance ratio r of the training part: digit c keeps n · r^(-c/9) rows, n those of digit 0; None: balanced.
         fold: test on this one of ``folds`` parts instead of a random fifth.
         split_seed: moves the split.
@@ -45,6 +50,7 @@ class Digits(Dataset):
         *,
         tasks: dict[str, dict[str, Any] | None] | list[str] | None = None,
         only: list[str] | None = None,
+        hidden: Annotated[float, Gt(0), Lt(1)] | None = None,
         long_tail: Annotated[float, Gt(1)] | None = None,
         fold: Annotated[int, Ge(0)] | None = None,
         folds: Annotated[int, Ge(2)] = 5,
@@ -56,7 +62,7 @@ class Digits(Dataset):
             known(name, _TARGETS, "dataset.tasks: task")
         if long_tail is not None and not long_tail > 1:
             raise UserError(f"dataset.long_tail={long_tail} is not a ratio above 1")
-        self.only, self.long_tail, self.stream = only, long_tail, stream
+        self.only, self.hidden, self.long_tail, self.stream = only, hidden, long_tail, stream
         self.splitting = Splitting(validation=0.2, test=0.2, fold=fold, folds=folds, seed=split_seed)
 
     def load(self) -> Data:
@@ -77,9 +83,32 @@ class Digits(Dataset):
         )
         values: dict[str, NDArray[Any]] = {"digit": digits, "parity": (digits % 2).astype(np.float32)}
         values["reconstruction"] = (images / BRIGHTEST).astype(np.float32)
-        inputs = {"image": (images / BRIGHTEST).astype(np.float32).reshape(-1, 1, 8, 8)}
-        source = Source(inputs, {name: values[name] for name in self.options}, {"row": np.arange(len(digits))})
-        return assembled(source, parts, preparation, self.options, self.only)
+        inputs = (images / BRIGHTEST).astype(np.float32)
+        if self.hidden is not None:
+            draws = np.random.default_rng(derive(self.splitting.seed, "hidden")).random(inputs.shape)
+            draws[parts["train"]] = 1  # those are drawn anew for each batch
+            inputs[draws < self.hidden] = 0
+        source = Source(
+            {"image": inputs.reshape(-1, 1, 8, 8)}, {name: values[name] for name in self.options}, {"row": np.arange(len(digits))}
+        )
+        data = assembled(source, parts, preparation, self.options, self.only)
+        return data if self.hidden is None else replace(data, augmentation=Hidden(self.hidden))
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Sets pixels to 0, each with this probability."""
+
+    share: float
+
+    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """What is drawn depends on the generator alone."""
+        inputs = {}
+        for stream, fields in batch.inputs.items():
+            image = fields["image"]
+            shown = torch.rand(image.shape, generator=generator) >= self.share
+            inputs[stream] = {**fields, "image": image * shown.to(image.device)}
+        return replace(batch, inputs=inputs)
 
 
 def long_tailed(labels: Ints, rows: Ints, ratio: float, seed: int) -> Ints:

@@ -8,13 +8,17 @@ import pyarrow as pa
 
 from mtl_runner.datasets.base import TaskOptions
 from mtl_runner.datasets.columns import BadValueError, canonical, categories, numbers, order
-from mtl_runner.datasets.preparation import Target, read_numbers
+from mtl_runner.datasets.marks import NO, YES, Marks, read_marks
+from mtl_runner.datasets.preparation import Target, read_checked
+from mtl_runner.datasets.reading import where
 from mtl_runner.datasets.stratify import Floats, Ints, bins
 from mtl_runner.errors import UserError, choices, nearest
 
 MOST_GUESSED_CLASSES = 20
-_NEGATIVE = ("0", "no", "n", "false", "f", "-", "-1", "negative", "absent")
-_POSITIVE = ("1", "yes", "y", "true", "t", "+", "+1", "positive", "present")
+CLASSES, NUMBERS = ("binary", "multiclass", "ordinal"), ("regression", "quantile", "count", "reconstruction")
+TYPES = (*CLASSES, "multilabel", *NUMBERS, "survival")
+"""The types of task whose labels are columns of a table."""
+_ONE_COLUMN = (*CLASSES, "quantile", "count")
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,9 @@ class Labels:
     codes: Ints | None = None
     """Position of each row's value in ``names``, -1 where missing, [N] (classes)."""
     values: Floats | None = None
-    """Numbers, NaN where missing, [N, K]."""
+    """Numbers, NaN where missing, [N, K]; the times of a survival task."""
+    marks: Marks | None = None
+    """Yes or no, [N, K]: labels of a multilabel task, the event of a survival task."""
     guessed: bool = False
 
     @property
@@ -37,8 +43,9 @@ class Labels:
         """What the split is stratified by: classes, or the fifth of the values that a number is in."""
         if self.codes is not None:
             return [self._binary_labels() if self.kind == "binary" else self.codes]
-        assert self.values is not None
-        return [] if self.kind == "reconstruction" else [bins(column) for column in self.values.T]
+        marks = [] if self.marks is None else list(self.marks.values.T)
+        numbers = [] if self.values is None or self.kind == "reconstruction" else list(self.values.T)
+        return marks + [bins(column) for column in numbers]
 
     def _binary_labels(self) -> Ints:
         target = _binary(self)
@@ -49,7 +56,9 @@ class Labels:
         """The target, with classes and scale of the training rows."""
         if self.kind == "binary":
             return _binary(self)
-        return _multiclass(self, training) if self.kind == "multiclass" else _numeric(self, training)
+        if self.kind in CLASSES:
+            return _multiclass(self, training)
+        return _numeric(self, training) if self.marks is None else _marked(self, self.marks, training)
 
 
 def read_labels(table: pa.Table, columns: tuple[str, ...], options: TaskOptions, missing: Sequence[str]) -> Labels:
@@ -59,19 +68,29 @@ def read_labels(table: pa.Table, columns: tuple[str, ...], options: TaskOptions,
     """
     kind = options.type or _guessed(table, columns, options, missing)
     guessed = not (options.type or options.positive or options.classes)
-    if kind in ("binary", "multiclass"):
-        if len(columns) > 1:
-            raise UserError(
-                f"dataset.tasks.{options.name}: a {kind} task has one column, not {len(columns)}: {choices(columns, 5)}"
-            )
+    place = f"dataset.tasks.{options.name}"
+    if len(columns) > 1 and kind in _ONE_COLUMN:
+        raise UserError(f"{place}: a {kind} task has one column, not {len(columns)}: {choices(columns, 5)}")
+    if kind in CLASSES:
         names, codes = _classes(table.column(columns[0]), missing)
         labels = Labels(options, kind, columns, names, codes, guessed=guessed)
         if kind == "binary":
             _binary(labels)
+        elif options.classes:
+            _named(table, labels)
+        elif kind == "ordinal":
+            _numbered(labels)
         return labels
-    if options.positive or options.classes:
-        raise UserError(f"dataset.tasks.{options.name}: a {kind} task has neither classes nor a positive one")
-    values = np.stack([read_numbers(table, column, missing) for column in columns], axis=1)
+    if options.classes or (options.positive and kind in NUMBERS):
+        raise UserError(f"{place}: a {kind} task has neither classes nor a positive one")
+    if kind == "multilabel":
+        return Labels(options, kind, columns, marks=read_marks(table, columns, options, missing))
+    if kind == "survival":
+        if len(columns) != 2:
+            raise UserError(f"{place}: a survival task has two columns, the time and the event, not {choices(columns, 5)}")
+        times = read_checked(table, columns[0], missing, kind)[:, None]
+        return Labels(options, kind, columns, values=times, marks=read_marks(table, columns[1:], options, missing))
+    values = np.stack([read_checked(table, column, missing, kind) for column in columns], axis=1)
     return Labels(options, kind, columns, values=values, guessed=guessed)
 
 
@@ -142,9 +161,9 @@ def _pair(names: Sequence[str]) -> tuple[str, str]:
     if not names:
         return "0", "1"
     if len(names) == 1:
-        return (f"not {names[0]}", names[0]) if names[0].lower() in _POSITIVE else (names[0], f"not {names[0]}")
+        return (f"not {names[0]}", names[0]) if names[0].lower() in YES else (names[0], f"not {names[0]}")
     first, second = names
-    swapped = first.lower() in _POSITIVE or second.lower() in _NEGATIVE
+    swapped = first.lower() in YES or second.lower() in NO
     return (second, first) if swapped else (first, second)
 
 
@@ -153,20 +172,65 @@ def _only(names: Sequence[str], allowed: Sequence[str], place: str) -> None:
         raise UserError(f"{place}.classes: the column holds '{odd[0]}' too{nearest(odd[0], allowed)}; named: {choices(allowed)}")
 
 
+def _named(table: pa.Table, labels: Labels) -> None:
+    """Raises for a value that is none of the classes that the user named."""
+    allowed = [str(canonical(value, ())) for value in labels.options.classes]
+    for code, name in enumerate(labels.names):
+        if name not in allowed:
+            row = int((labels.codes == code).argmax())  # type: ignore[union-attr]
+            said = f"column '{labels.columns[0]}' holds '{name}' too{nearest(name, allowed)}"
+            raise UserError(f"{where(table, row)}: {said}; dataset.tasks.{labels.options.name}.classes: {choices(allowed)}")
+
+
+def _numbered(labels: Labels) -> None:
+    """Raises for classes that have no order of their own: numbers have."""
+    try:
+        [float(name) for name in labels.names]
+    except ValueError:
+        place = f"dataset.tasks.{labels.options.name}"
+        raise UserError(
+            f"{place}.classes: in which order are {choices(labels.names, 10)}? An ordinal task needs them, lowest first"
+        ) from None
+
+
 def _multiclass(labels: Labels, training: Ints) -> Target:
     assert labels.codes is not None
     if labels.options.classes:
         classes = tuple(str(canonical(value, ())) for value in labels.options.classes)
-        _only(labels.names, classes, f"dataset.tasks.{labels.options.name}")
     else:
         classes = tuple(labels.names[code] for code in np.unique(labels.codes[training]) if code >= 0)
-    return Target("multiclass", labels.columns, classes, {name: label for label, name in enumerate(classes)})
+    return Target(labels.kind, labels.columns, classes, {name: label for label, name in enumerate(classes)})
+
+
+def _marked(labels: Labels, marks: Marks, training: Ints) -> Target:
+    if labels.kind == "multilabel":
+        return Target("multilabel", labels.columns, labels=marks.labels, other=marks.other)
+    assert labels.values is not None
+    times, happened = labels.values[training, 0], marks.values[training, 0] == 1
+    cuts = _cuts(labels.options, times[happened & (times > 0)])
+    return Target("survival", labels.columns, labels=marks.labels, other=marks.other, options={"cuts": cuts} if cuts else {})
+
+
+def _cuts(options: TaskOptions, times: Floats) -> list[float]:
+    """Where the intervals of discrete times end: so that as many training events are in each, unless the user says."""
+    if options.options.get("model") != "discrete" or options.options.get("cuts"):
+        return []
+    intervals = options.options.get("intervals", 10)
+    place = f"dataset.tasks.{options.name}"
+    if isinstance(intervals, bool) or not isinstance(intervals, int) or intervals < 1:
+        raise UserError(f"{place}.intervals={intervals}: a whole number from 1 on is expected")
+    if not len(times):
+        raise UserError(f"{place}: there is no event in the training part, from whose times intervals could follow")
+    ends = np.quantile(times, np.arange(1, intervals + 1) / intervals, method="higher")
+    return [float(end) for end in np.unique(ends)]
 
 
 def _numeric(labels: Labels, training: Ints) -> Target:
     assert labels.values is not None
     fitted = [moments(column[training]) for column in labels.values.T]
-    flat = labels.kind == "regression" and len(labels.columns) == 1
+    if labels.kind == "count":  # a rate is relative to their mean
+        fitted = [(0.0, mean if mean > 0 else 1.0) for mean, _ in fitted]
+    flat = labels.kind in ("quantile", "count") or (labels.kind == "regression" and len(labels.columns) == 1)
     center, scale = zip(*fitted, strict=True)
     return Target(labels.kind, labels.columns, center=center, scale=scale, flat=flat)
 

@@ -30,7 +30,7 @@ def label_notes(
             lines += (
                 _classes(labels[name], target, values[name], parts)
                 if target.labelled
-                else _constant(labels[name], parts["train"])
+                else _constant(labels[name], parts["train"]) + _unmarked(labels[name], parts["train"])
             )
         notes += [f"task {name}: {line}" for line in lines]
     return notes
@@ -83,10 +83,23 @@ def _counted(values: NDArray[Any], classes: int) -> NDArray[np.int64]:
 
 
 def _constant(labels: Labels, training: Ints) -> list[str]:
-    assert labels.values is not None
+    if labels.values is None:
+        return []
     lines = []
-    for name, column in zip(labels.columns, labels.values[training].T, strict=True):
+    for name, column in zip(labels.columns, labels.values[training].T, strict=False):
         known = column[~np.isnan(column)]
         if len(known) and known.min() == known.max():
             lines.append(f"column '{name}' is constant in the training part: always {known[0]:g}")
     return lines
+
+
+def _unmarked(labels: Labels, training: Ints) -> list[str]:
+    """Of the labels of a multilabel task and of the event of a survival task: those that no training row has, or all have."""
+    if labels.marks is None:
+        return []
+    marks = labels.marks.values[training]
+    columns = labels.columns[-marks.shape[1] :]
+    never = [name for name, column in zip(columns, marks.T, strict=True) if not (column == 1).any()]
+    always = [name for name, column in zip(columns, marks.T, strict=True) if (column == 1).any() and not (column == 0).any()]
+    lines = [f"no training row has {choices(never)}"] if never else []
+    return lines + ([f"every training row has {choices(always)}"] if always else [])

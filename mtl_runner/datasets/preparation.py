@@ -7,10 +7,11 @@ vocabulary from 1 on, in which null stands for missing if training had missing v
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from mtl_runner.batch import MISSING, StreamSpec, TargetSpec
 from mtl_runner.datasets.columns import RULES, BadValueError, categories, numbers
-from mtl_runner.datasets.reading import Reading, Rows, where
+from mtl_runner.datasets.prepared import Prepared
+from mtl_runner.datasets.reading import Reading, Rows, column_names, read_batches, where
 from mtl_runner.errors import UserError, choices, nearest
 
 
@@ -68,22 +70,26 @@ class Target:
     scale: tuple[float, ...] = ()
     flat: bool = False
     """One number per example, [N], instead of a vector, [N, K]."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the type, as far as they were fitted; JSON."""
 
     def spec(self, stream: str) -> TargetSpec:
         """The description that models and metrics use."""
         shape = () if self.flat or self.labelled else (len(self.columns),)
-        return TargetSpec(self.kind, stream, "main", self.classes, self.columns, shape, self.center, self.scale)
+        fitted = (self.classes, self.columns, shape, self.center, self.scale)
+        return TargetSpec(self.kind, stream, "main", *fitted, options=self.options)
 
     @property
     def labelled(self) -> bool:
         """Whether targets are classes."""
-        return self.kind in ("binary", "multiclass")
+        return self.kind in ("binary", "multiclass", "ordinal")
 
 
 @dataclass(frozen=True)
-class Preparation:
+class Preparation(Prepared):
     """All that turns a table with the right column names into inputs and targets."""
 
+    kind: ClassVar[str] = "table"
     numbers: tuple[Number, ...]
     categories: tuple[Category, ...] = ()
     tasks: Mapping[str, Target] = field(default_factory=dict)
@@ -104,6 +110,18 @@ class Preparation:
         """The columns that ``targets`` needs for these tasks (None: all), each once."""
         names = [name for task in (self.tasks if tasks is None else tasks) for name in self.tasks[task].columns]
         return tuple(dict.fromkeys(names))
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        return tuple(self.tasks)
+
+    def batches(self, path: Path, columns: Collection[str], size: int) -> Iterator[Rows]:
+        some = False
+        for rows in read_batches(path, tuple(columns), size, self.reading):
+            some = True
+            yield rows
+        if not some:  # a header and nothing else
+            yield pa.table({name: pa.nulls(0, pa.string()) for name in column_names(path, self.reading)})
 
     @cached_property
     def stream_spec(self) -> StreamSpec:
@@ -161,19 +179,29 @@ class Preparation:
 
     def _target(self, rows: Rows, target: Target) -> Tensor:
         missing = self.reading.missing
-        if not target.labelled:
-            values = np.stack([read_numbers(rows, column, missing) for column in target.columns], axis=1)
-            scaled = torch.from_numpy((values - np.array(target.center)) / np.array(target.scale)).float()
-            return scaled[:, 0].contiguous() if target.flat else scaled
+        if target.kind == "survival":
+            time = torch.tensor(read_checked(rows, target.columns[0], missing, "survival"))
+            both = torch.stack([time, _floats(self._labels(rows, target.columns[1], target))], 1).float()
+            return both.masked_fill(both.isnan().any(1, keepdim=True), torch.nan)
+        if target.kind == "multilabel":
+            return _floats(torch.stack([self._labels(rows, column, target) for column in target.columns], 1))
+        if target.labelled:
+            labels = self._labels(rows, target.columns[0], target)
+            return _floats(labels) if target.kind == "binary" else labels
+        values = np.stack([read_checked(rows, column, missing, target.kind) for column in target.columns], axis=1)
+        scaled = torch.from_numpy((values - np.array(target.center)) / np.array(target.scale)).float()
+        return scaled[:, 0].contiguous() if target.flat else scaled
+
+    def _labels(self, rows: Rows, column: str, target: Target) -> Tensor:
+        """The label of each row's category, -100 where it has none."""
         other = MISSING if target.other is None else target.other
         index: dict[str | None, int] = {None: MISSING}
         index.update(target.labels)
-        labels = torch.from_numpy(looked_up(rows, target.columns[0], index, other, missing))
-        return torch.where(labels == MISSING, torch.nan, labels.float()) if target.kind == "binary" else labels
+        return torch.from_numpy(looked_up(rows, column, index, other, self.reading.missing))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ``from_json`` gives an equal object back, also after a trip through a file."""
-        plain: dict[str, Any] = json.loads(json.dumps({"rules": RULES, **asdict(self)}))
+        plain: dict[str, Any] = json.loads(json.dumps({"kind": self.kind, "rules": RULES, **asdict(self)}))
         return plain
 
     @classmethod
@@ -197,7 +225,14 @@ class Preparation:
 
 def _target(stored: Mapping[str, Any]) -> Target:
     lists = {key: tuple(stored[key]) for key in ("columns", "classes", "center", "scale")}
-    return Target(stored["kind"], labels=dict(stored["labels"]), other=stored["other"], flat=stored["flat"], **lists)
+    options = dict(stored.get("options", {}))  # the first runs have none
+    return Target(
+        stored["kind"], labels=dict(stored["labels"]), other=stored["other"], flat=stored["flat"], options=options, **lists
+    )
+
+
+def _floats(labels: Tensor) -> Tensor:
+    return torch.where(labels == MISSING, torch.nan, labels.float())
 
 
 def require(rows: Rows, columns: Iterable[str]) -> None:
@@ -217,6 +252,19 @@ def read_numbers(rows: Rows, name: str, missing: Collection[str]) -> NDArray[np.
         return numbers(_column(rows, name), missing)
     except BadValueError as bad:
         raise UserError(f"{where(rows, bad.row)}, column '{name}': {bad}") from None
+
+
+def read_checked(rows: Rows, name: str, missing: Collection[str], kind: str) -> NDArray[np.float64]:
+    """A column's numbers as a task of this kind can have them: counts are whole and not negative, times not negative."""
+    values = read_numbers(rows, name, missing)
+    if kind not in ("count", "survival"):
+        return values
+    wrong = (values < 0) | ((values % 1 != 0) & ~np.isnan(values) if kind == "count" else False)
+    if wrong.any():
+        row = int(wrong.argmax())
+        expected = "a count is a whole number from 0 on" if kind == "count" else "a time is a number from 0 on"
+        raise UserError(f"{where(rows, row)}, column '{name}': {values[row]:g}; {expected}")
+    return values
 
 
 def looked_up(rows: Rows, name: str, index: Mapping[str | None, int], other: int, missing: Collection[str]) -> NDArray[np.int64]:

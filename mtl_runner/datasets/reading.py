@@ -1,4 +1,4 @@
-"""Files of rows: CSV and its relatives (as text) and Parquet (typed), gzip or not, whole or in batches."""
+"""Files of rows: CSV and its relatives and JSON Lines (as text) and Parquet (typed), gzip or not, whole or in batches."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +11,7 @@ import pyarrow.csv as arrow_csv
 from pyarrow import parquet
 
 from mtl_runner.datasets.columns import MISSING_TEXTS
+from mtl_runner.datasets.jsonl import JSONL_SUFFIXES, jsonl_line, jsonl_tables
 from mtl_runner.datasets.text import Layout, explained, layout, line_of, opened
 from mtl_runner.errors import UserError, choices, nearest
 
@@ -18,6 +19,7 @@ Rows: TypeAlias = pa.Table | pa.RecordBatch
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".data", ".test", ".dat")
 PARQUET_SUFFIXES = (".parquet", ".pq")
+SUFFIXES = TEXT_SUFFIXES + PARQUET_SUFFIXES + JSONL_SUFFIXES
 COMPRESSED_SUFFIXES = (".gz", ".bz2")
 _BLOCK = 4 << 20
 _BUFFER = 1 << 18
@@ -37,6 +39,8 @@ class Reading:
     """Column names of a text file without a header line; a first line that holds only such names is a header all the same."""
     comment: str | None = None
     """Lines that start with it are skipped."""
+    quoted: bool = True
+    """Whether quotation marks may stand around a value; else they are part of it."""
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Reading":
@@ -80,13 +84,17 @@ def read_batches(
     found = find(str(path))
     reading = reading or Reading()
     first = 0
-    for batch in (
-        _parquet_batches(found, columns, rows_per_batch) if is_parquet(found) else _text_batches(found, columns, reading)
-    ):
+    for batch in _batches(found, columns, rows_per_batch, reading):
         for start in range(0, batch.num_rows, rows_per_batch):
             piece = batch.slice(start, rows_per_batch)
             yield _sourced(piece, [{"path": str(found), "first": first, "rows": piece.num_rows, "reading": asdict(reading)}])
             first += piece.num_rows
+
+
+def _batches(path: Path, columns: Sequence[str] | None, rows: int, reading: Reading) -> Iterator[Rows]:
+    if is_parquet(path):
+        return _parquet_batches(path, columns, rows)
+    return jsonl_tables(path, rows) if is_jsonl(path) else _text_batches(path, columns, reading)
 
 
 def column_names(path: str | Path, reading: Reading | None = None) -> tuple[str, ...]:
@@ -94,10 +102,20 @@ def column_names(path: str | Path, reading: Reading | None = None) -> tuple[str,
     found = find(str(path))
     if is_parquet(found):
         return tuple(_parquet(found).schema_arrow.names)
+    if is_jsonl(found):
+        return tuple(next(jsonl_tables(found, 1), pa.table({})).schema.names)
     return _layout(found, reading or Reading()).names
 
 
 def find(path: str) -> Path:
+    """As ``existing``, of one of the formats that are read here."""
+    found = existing(path)
+    if _suffix(found) not in SUFFIXES:
+        raise UserError(f"{found} has an unknown extension; allowed: {choices(SUFFIXES)}, also with .gz")
+    return found
+
+
+def existing(path: str) -> Path:
     """The file; also the one with ``.gz`` added or taken away, where only that is there."""
     typed = Path(path).expanduser()
     other = typed.with_suffix("") if typed.suffix == ".gz" else typed.with_name(typed.name + ".gz")
@@ -114,8 +132,6 @@ def find(path: str) -> Path:
             else f"there is no folder {typed.parent} with files in it"
         )
         raise UserError(f"there is no file {typed}{nearest(typed.name, beside)}; {place}")
-    if _suffix(found) not in TEXT_SUFFIXES + PARQUET_SUFFIXES:
-        raise UserError(f"{found} has an unknown extension; allowed: {choices(TEXT_SUFFIXES + PARQUET_SUFFIXES)}, also with .gz")
     return found
 
 
@@ -129,15 +145,28 @@ def where(rows: Rows, row: int | None = None) -> str:
             path, number = Path(source["path"]), source["first"] + row
             if is_parquet(path):
                 return f"{path}, row {number + 1}"
+            if is_jsonl(path):
+                return f"{path}, line {jsonl_line(path, number)}"
             reading = Reading.from_json(source["reading"])
             return f"{path}, line {line_of(path, number, _layout(path, reading), reading.encoding, reading.comment)}"
         row -= source["rows"]
     return f"row {row + 1}"
 
 
+def folders(rows: Rows) -> list[Path]:
+    """Of each row the folder of the file that it is from, against which file names in its cells are meant."""
+    found = [Path(source["path"]).parent for source in _sources(rows) for _ in range(source["rows"])]
+    return found or [Path()] * rows.num_rows
+
+
 def is_parquet(path: Path) -> bool:
     """By its extension."""
     return _suffix(path) in PARQUET_SUFFIXES
+
+
+def is_jsonl(path: Path) -> bool:
+    """By its extension."""
+    return _suffix(path) in JSONL_SUFFIXES
 
 
 def _suffix(path: Path) -> str:
@@ -148,6 +177,8 @@ def _whole(path: Path, reading: Reading) -> pa.Table:
     if is_parquet(path):
         table = _parquet(path).read()
         _unique(path, table.schema.names)
+    elif is_jsonl(path):
+        table = next(jsonl_tables(path), pa.table({}))
     else:
         shape = _layout(path, reading)
         parse, convert = _options(shape)
@@ -180,7 +211,8 @@ def _text_batches(path: Path, columns: Sequence[str] | None, reading: Reading) -
 
 def _options(shape: Layout, columns: Sequence[str] | None = None) -> tuple[arrow_csv.ParseOptions, arrow_csv.ConvertOptions]:
     """Every cell as it is written: what it means is for ``columns.py`` to say, the same for all kinds of files."""
-    parse = arrow_csv.ParseOptions(delimiter=shape.separator, newlines_in_values=True)
+    quotes = {"quote_char": '"' if shape.quoted else False, "newlines_in_values": shape.quoted}
+    parse = arrow_csv.ParseOptions(delimiter=shape.separator, **quotes)
     kept = [raw for raw, name in zip(shape.raw, shape.names, strict=True) if columns is None or name in columns]
     convert = arrow_csv.ConvertOptions(
         column_types=dict.fromkeys(shape.raw, pa.string()), strings_can_be_null=False, include_columns=kept
@@ -207,7 +239,7 @@ def _parquet(path: Path) -> parquet.ParquetFile:
 
 
 def _layout(path: Path, reading: Reading) -> Layout:
-    found = layout(path, reading.separator, reading.encoding, reading.names, reading.comment)
+    found = layout(path, reading.separator, reading.encoding, reading.names, reading.comment, reading.quoted)
     _unique(path, found.names)
     return found
 

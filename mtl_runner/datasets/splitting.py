@@ -14,7 +14,7 @@ from mtl_runner.seeding import derive
 
 By = Literal["random", "group", "time", "column"]
 PARTS = ("train", "validation", "test")
-_SPELLINGS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation"} | {
+SPELLINGS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation"} | {
     "dev": "validation",
     "test": "test",
     "testing": "test",
@@ -154,10 +154,10 @@ def _named(how: Splitting, labels: Ints, values: NDArray[Any], test: bool, gener
     spelt, positions = np.unique(values.astype(str), return_inverse=True)
     parts = []
     for text in spelt.tolist():
-        if text.strip().lower() not in _SPELLINGS:
+        if text.strip().lower() not in SPELLINGS:
             allowed = f"allowed: {choices(PARTS)}"
             raise UserError(f"dataset.split.column={how.column} holds '{text}'{nearest(text, PARTS)}; {allowed}")
-        parts.append(PARTS.index(_SPELLINGS[text.strip().lower()]))
+        parts.append(PARTS.index(SPELLINGS[text.strip().lower()]))
     result = np.array(parts)[positions.reshape(-1)]
     required = {0, 2} if test else {0}
     if not required <= set(parts) or (not test and 2 in parts):

@@ -1,5 +1,6 @@
 """Any CSV or Parquet file as a multi-task data set."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -9,10 +10,10 @@ from numpy.typing import NDArray
 
 from mtl_runner.batch import Data
 from mtl_runner.datasets.arrays import Source, assembled
-from mtl_runner.datasets.base import Dataset, task_options, texts
+from mtl_runner.datasets.base import Dataset, Tasks, task_options, texts
 from mtl_runner.datasets.columns import MISSING_TEXTS, categories
 from mtl_runner.datasets.inputs import fit_inputs, matching
-from mtl_runner.datasets.labels import Labels, read_labels
+from mtl_runner.datasets.labels import TYPES, Labels, read_labels
 from mtl_runner.datasets.notes import label_notes
 from mtl_runner.datasets.preparation import Preparation, read_numbers
 from mtl_runner.datasets.reading import Reading, concatenated, read, where
@@ -21,6 +22,7 @@ from mtl_runner.datasets.stratify import Floats, Ints
 from mtl_runner.errors import UserError
 
 TASK_KEYS = ("type", "columns", "role", "metric", "positive", "classes")
+"""What a user may say about a task of any type that a table has."""
 
 
 class Table(Dataset):
@@ -32,7 +34,8 @@ class Table(Dataset):
     Args:
         path: a CSV-like or Parquet file, or several to put one after the other; ``.gz`` may be left out or be too much.
         tasks: by name, their options: ``type`` (guessed where not named), ``columns`` (default: the task's name), ``role``,
-            ``metric``, ``positive`` (the values that mean yes), ``classes`` (their order); or just a list of names.
+            ``metric``, ``positive`` (the values that mean yes), ``classes`` (their order), ``time`` and ``event`` (the columns
+            of a survival task), and the type's own; or just a list of names.
         test_path: file(s) whose rows are the test part; the split then divides the others.
         only: train only these tasks; rows, inputs and preparation stay the same.
         inputs: columns to use; None: all others.
@@ -70,7 +73,7 @@ class Table(Dataset):
         stream: str = "input",
     ) -> None:
         self.path, self.test_path, self.only, self.stream = (path, test_path, only, stream)
-        self.options = task_options(tasks, TASK_KEYS)
+        self.options = task_options(with_times(tasks), TASK_KEYS, TYPES)
         self.named = {
             "inputs": texts(inputs),
             "ignore": texts(ignore),
@@ -157,3 +160,17 @@ class Table(Dataset):
         if not values.any():
             raise UserError(f"dataset.weights: all weights in column '{name}' are 0")
         return values.astype(np.float32)
+
+
+def with_times(tasks: Tasks) -> Tasks:
+    """The tasks' options; those of survival have their columns from ``time`` and ``event``, which are these words by default."""
+    if not isinstance(tasks, Mapping):
+        return tasks
+    return {name: _with_time(options) for name, options in tasks.items()}
+
+
+def _with_time(options: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if not isinstance(options, Mapping) or options.get("type") != "survival" or options.get("columns"):
+        return options
+    rest = {key: value for key, value in options.items() if key not in ("time", "event")}
+    return rest | {"columns": [str(options.get("time") or "time"), str(options.get("event") or "event")]}

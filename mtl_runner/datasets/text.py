@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -25,6 +25,8 @@ class Layout:
     """Column names as the file spells them (or as the user gave them)."""
     header: bool
     """Whether the first line names the columns."""
+    quoted: bool = True
+    """Whether quotation marks may stand around a value; else they are part of it."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -37,7 +39,9 @@ class Layout:
         return None if self.header else list(self.raw)
 
 
-def layout(path: Path, separator: str | None, encoding: str, names: Sequence[str], comment: str | None) -> Layout:
+def layout(
+    path: Path, separator: str | None, encoding: str, names: Sequence[str], comment: str | None, quoted: bool = True
+) -> Layout:
     """Look at the first lines.
 
     Raises ``UserError`` for an empty file and where ``names`` does not fit.
@@ -54,11 +58,11 @@ def layout(path: Path, separator: str | None, encoding: str, names: Sequence[str
     if not sample:
         raise UserError(f"{path} is empty")
     separator = separator or _sniffed(sample)
-    first = next(csv.reader(sample, delimiter=separator))
+    first = next(csv.reader(sample, delimiter=separator, quoting=_quoting(quoted)))
     header = not names or {cell.strip() for cell in first} <= set(names)
     if not header and len(first) != len(names):
         raise UserError(f"{path} has {len(first)} columns and dataset.names {len(names)}; the first line: {choices(first, 5)}")
-    return Layout(separator, tuple(first) if header else tuple(names), header)
+    return Layout(separator, tuple(first) if header else tuple(names), header, quoted)
 
 
 def opened(path: Path, comment: str | None) -> Any:
@@ -88,13 +92,17 @@ def explained(path: Path, shape: Layout, encoding: str, comment: str | None, err
 
 def _records(path: Path, shape: Layout, encoding: str, comment: str | None) -> Iterator[tuple[int, list[str]]]:
     with _decoded(path, encoding, comment) as lines:
-        reader = csv.reader(lines, delimiter=shape.separator)
+        reader = csv.reader(lines, delimiter=shape.separator, quoting=_quoting(shape.quoted))
         end, skip = 0, shape.header
         for cells in reader:
             start, end = end + 1, reader.line_num
             if cells and not skip:
                 yield start, cells
             skip = skip and not cells
+
+
+def _quoting(quoted: bool) -> Literal[0, 3]:
+    return csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
 
 
 def _decoded(path: Path, encoding: str, comment: str | None) -> io.TextIOWrapper:

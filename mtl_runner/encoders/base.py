@@ -38,6 +38,8 @@ class Encoder(nn.Module, ABC):
 
     needs: ClassVar[tuple[str, ...]] = ()
     """The fields of which it reads one or several, where it does not take any."""
+    any_length: ClassVar[bool] = False
+    """Whether sequences may come without the padding that all examples of a batch end in: their features are the same."""
     initial: ClassVar[tuple[str, ...]] = ()
     """Options that name files of initial weights, which a model that was trained can do without."""
     stems: nn.ModuleDict

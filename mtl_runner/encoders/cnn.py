@@ -22,6 +22,7 @@ class CNN(Encoder):
         width: size of the fully connected stage.
         norm: batch (BatchNorm), group (GroupNorm with one group: no batch statistics) or none.
         dropout: probability of setting a unit of the last stage to zero in training.
+        features: vector, or map: without the fully connected stage, for outputs at each pixel [channels, height, width].
     """
 
     needs = ("image",)
@@ -34,6 +35,7 @@ class CNN(Encoder):
         width: Annotated[int, Ge(1)] = 128,
         norm: Literal["batch", "group", "none"] = "batch",
         dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
+        features: Literal["vector", "map"] = "vector",
     ) -> None:
         super().__init__(streams)
         self.stems, (depth, height, breadth) = image_stems("cnn", streams)
@@ -48,6 +50,9 @@ class CNN(Encoder):
                 height, breadth = height // 2, breadth // 2
             self.stages.append(nn.Sequential(*layers))
             depth = size
+        if features == "map":
+            self.features = FeatureSpec((depth, height, breadth))
+            return
         last: list[nn.Module] = [nn.Flatten(), nn.Linear(depth * height * breadth, width), nn.ReLU()]
         if dropout:
             last.append(Dropout(dropout))

@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Lt, MinLen
 from torch import Tensor, nn
 
+from mtl_runner.batch import StreamSpec
 from mtl_runner.encoders.base import Dropout, Encoder, FeatureSpec, StreamSpecs
 from mtl_runner.encoders.stems import VectorStem
+from mtl_runner.encoders.words import BagStem
 from mtl_runner.errors import NotApplicable
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
@@ -29,7 +31,7 @@ class Residual(nn.Module):
 class MLP(Encoder):
     """Each hidden layer is a stage: f(x) = dropout(activation(normalisation(linear(x)))).
 
-    Takes any fields: numbers, embedded categories, images pixel by pixel.
+    Takes any fields: numbers, embedded categories, images pixel by pixel, of tokens the mean of their vectors (``BagStem``).
 
     ``residual`` makes a stage x + f(x) where its input and output have the same width (He et al., "Deep residual learning
     for image recognition", CVPR 2016, Eq. 1, with nothing after the addition). A stage that changes the width stays f(x):
@@ -41,9 +43,11 @@ class MLP(Encoder):
         activation: relu, gelu, silu or tanh.
         norm: none, layer (LayerNorm) or batch (BatchNorm).
         dropout: probability of setting a hidden unit to zero in training.
-        embedding_size: size of the vector of a category; null takes 1.6 · cardinality^0.56.
+        embedding_size: size of the vector of a category or token; null takes 1.6 · cardinality^0.56, at most 64.
         residual: add the input of a hidden layer to its output where they have the same width.
     """
+
+    any_length = True
 
     def __init__(
         self,
@@ -57,7 +61,7 @@ class MLP(Encoder):
         residual: bool = False,
     ) -> None:
         super().__init__(streams)
-        stems = {name: VectorStem(spec, embedding_size) for name, spec in streams.items()}
+        stems = {name: _stem(spec, embedding_size) for name, spec in streams.items()}
         widths = {name: stem.width for name, stem in stems.items()}
         if 0 in widths.values():
             raise NotApplicable("encoder=mlp: the input has no columns; at least one is needed")
@@ -80,3 +84,7 @@ class MLP(Encoder):
             layer = nn.Sequential(*layers)
             self.stages.append(Residual(layer) if residual and width == size else layer)
         self.features = FeatureSpec((sizes[-1],))
+
+
+def _stem(spec: StreamSpec, embedding_size: int | None) -> VectorStem | BagStem:
+    return BagStem(spec, embedding_size) if "tokens" in spec.fields else VectorStem(spec, embedding_size)

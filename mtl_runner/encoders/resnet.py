@@ -94,6 +94,7 @@ class ResNet(Encoder):
             name ends so, else a state dict of torch. Those of the last fully connected layer (``fc``) are left out; all
             others must be there. They need ``stem=imagenet`` and ``width=64``. For images of one channel the first kernel is
             summed over its three, which equals three copies of the channel. A stream's own convolution 1 × 1 is not in it.
+        features: vector, or map: without the average pooling, for outputs at each pixel.
     """
 
     needs = ("image",)
@@ -107,9 +108,10 @@ class ResNet(Encoder):
         stem: Literal["cifar", "imagenet"] = "cifar",
         width: Annotated[int, Ge(1)] = 64,
         weights: str | None = None,
+        features: Literal["vector", "map"] = "vector",
     ) -> None:
         super().__init__(streams)
-        self.stems, (channels, _, _) = image_stems("resnet", streams)
+        self.stems, (channels, height, breadth) = image_stems("resnet", streams)
         self.stages = nn.ModuleList([_entry(channels, width, stem)])
         block, counts = BLOCKS[depth]
         inputs = width
@@ -119,8 +121,12 @@ class ResNet(Encoder):
             inputs = size * block.expansion
             blocks += [block(inputs, size, 1) for _ in range(count - 1)]
             self.stages.append(nn.Sequential(*blocks))
-        self.stages[-1].extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])  # type: ignore[operator]
-        self.features = FeatureSpec((inputs,))
+        if features == "map":
+            halved = 2**3 if stem == "cifar" else 2**5
+            self.features = FeatureSpec((inputs, -(-height // halved), -(-breadth // halved)))
+        else:
+            self.stages[-1].extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])  # type: ignore[operator]
+            self.features = FeatureSpec((inputs,))
         if weights is not None:
             self._start_from(weights, f"encoder.weights={weights} for depth={depth} stem={stem} width={width}")
 

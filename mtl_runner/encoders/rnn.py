@@ -7,11 +7,12 @@ import torch
 from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
-from mtl_runner.batch import Fields
+from mtl_runner.batch import Fields, StreamSpec
 from mtl_runner.encoders import pooling
 from mtl_runner.encoders.base import Dropout, Encoder, FeatureSpec, StreamSpecs
 from mtl_runner.encoders.pooling import Pooled, Pooling
-from mtl_runner.encoders.tokens import RowStem, TokenStem, only_field, same_length, token_mask
+from mtl_runner.encoders.tokens import RowStem, only_field, same_length, token_mask
+from mtl_runner.encoders.words import Words
 
 CELLS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -23,7 +24,8 @@ class RNN(Encoder):
     representations using RNN encoder–decoder", EMNLP 2014; both ways: Schuster & Paliwal, "Bidirectional recurrent neural
     networks", IEEE Transactions on Signal Processing 1997.
 
-    ``tokens`` become learned vectors, that of padding zero; an image is a sequence of rows with channels · width numbers each.
+    ``tokens`` become learned vectors, that of padding zero; where a stream has ``characters``, too, what is read off a token's
+    letters stands beside them (``words.py``). An image is a sequence of rows with channels · width numbers each.
     Both directions skip padding, wherever it stands, so that an example's features are those it has without it; the output at
     padding is zero. The last stage ends in the pooling. Initial weights are torch's: uniform within ±1 / √width, also the biases
     (an LSTM's forget gate starts half open).
@@ -39,10 +41,15 @@ class RNN(Encoder):
         bidirectional: read each sequence in both directions; the output is then twice as wide.
         dropout: probability of setting an output of a layer to zero before the next one reads it, in training.
         embedding_size: size of a token's vector; also of a row's where streams have rows of different width, or tokens beside.
+        character_size: size of a letter's vector, where streams have ``characters`` beside their tokens.
+        character_filters: numbers that are read off the letters of a token, beside its own vector.
+        word_dropout: probability that a token is read as an unknown one, in training.
+        input_dropout: probability of setting an entry of what the first layer reads to zero, in training; of tokens only.
         pool: last (the last state of each direction), mean or max over the positions, none (all of them, zero at padding).
     """
 
     needs = ("tokens", "image")
+    any_length = True
 
     def __init__(
         self,
@@ -54,15 +61,21 @@ class RNN(Encoder):
         bidirectional: bool = True,
         dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
         embedding_size: Annotated[int, Ge(1)] = 128,
+        character_size: Annotated[int, Ge(1)] = 32,
+        character_filters: Annotated[int, Ge(1)] = 64,
+        word_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
+        input_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
         pool: Literal["last", "mean", "max", "none"] = "last",
     ) -> None:
         super().__init__(streams)
-        field = only_field(streams, self.needs, "rnn")
+        field = only_field(streams, self.needs, "rnn", beside=("characters",))
         self.stems = nn.ModuleDict()
         rows = {spec.fields["image"][0] * spec.fields["image"][2] for spec in streams.values() if "image" in spec.fields}
         inputs = rows.pop() if len(rows) == 1 and "tokens" not in field.values() else embedding_size
+        inputs += character_filters * any("characters" in spec.fields for spec in streams.values())
+        words = Words(character_size, character_filters, word_dropout, input_dropout)
         for name, spec in streams.items():
-            self.stems[name] = _stem(spec.fields.get("image"), spec.vocabulary, inputs)
+            self.stems[name] = _word_stem(spec, inputs, words) if "tokens" in spec.fields else _row_stem(spec, inputs)
         directions = 2 if bidirectional else 1
         self.stages = nn.ModuleList()
         for layer in range(layers):
@@ -123,11 +136,14 @@ def _run(cell: nn.Module, x: Tensor) -> Tensor:
     return torch.lstm(x, (start, start), *options)[0] if isinstance(cell, nn.LSTM) else torch.gru(x, start, *options)[0]
 
 
-def _stem(image: tuple[int, ...] | None, vocabulary: int, width: int) -> nn.Module:
-    if image is None:
-        return TokenStem(vocabulary, width)
-    numbers = image[0] * image[2]
-    return RowStem() if numbers == width else nn.Sequential(RowStem(), nn.Linear(numbers, width))
+def _word_stem(spec: StreamSpec, width: int, words: Words) -> nn.Module:
+    """Beside a stream whose tokens have letters, the vectors of one without them are as large as both."""
+    return words.stem(spec, width - words.filters * ("characters" in spec.fields))
+
+
+def _row_stem(spec: StreamSpec, width: int) -> nn.Module:
+    channels, _, row = spec.fields["image"]
+    return RowStem() if channels * row == width else nn.Sequential(RowStem(), nn.Linear(channels * row, width))
 
 
 def _pooling(pool: str, width: int) -> Pooling:

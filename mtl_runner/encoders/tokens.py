@@ -9,9 +9,9 @@ from math import ceil, prod
 import torch
 from torch import Tensor, nn
 
-from mtl_runner.batch import Fields, StreamSpec
+from mtl_runner.batch import Fields
 from mtl_runner.encoders.base import Dropout, StreamSpecs
-from mtl_runner.errors import NotApplicable, choices
+from mtl_runner.errors import NotApplicable, UserError, choices
 
 SCALE = 0.02
 """Standard deviation of initial vectors of tokens and positions in BERT and ViT."""
@@ -19,17 +19,18 @@ GRID = 14
 """ViT-B/16 cuts an image of 224 pixels into 14 × 14 patches."""
 
 
-def only_field(streams: StreamSpecs, allowed: Sequence[str], encoder: str) -> dict[str, str]:
-    """The one field of each stream.
+def only_field(streams: StreamSpecs, allowed: Sequence[str], encoder: str, beside: Sequence[str] = ()) -> dict[str, str]:
+    """The one field of each stream, those ``beside`` it left aside.
 
     Raises:
         NotApplicable: it is none of ``allowed``, or not the only one.
     """
-    for spec in streams.values():
-        if len(spec.fields) != 1 or next(iter(spec.fields)) not in allowed:
+    fields = {name: [field for field in spec.fields if field not in beside] for name, spec in streams.items()}
+    for name, spec in streams.items():
+        if len(fields[name]) != 1 or fields[name][0] not in allowed:
             given = f"encoder={encoder} reads {' or '.join(allowed)} alone, and the data set gives {choices(spec.fields)}"
             raise NotApplicable(f"{given}; for these: encoder=mlp")
-    return {name: next(iter(spec.fields)) for name, spec in streams.items()}
+    return {name: own for name, (own,) in fields.items()}
 
 
 def token_mask(fields: Fields) -> Tensor | None:
@@ -86,7 +87,10 @@ class PatchStem(nn.Module):
 
 
 class Placed(nn.Module):
-    """A sequence with learned positions, and a learned [CLS] vector before it if ``cls``: [N, L or L + 1, width]."""
+    """A sequence with learned positions, and a learned [CLS] vector before it if ``cls``: [N, L or L + 1, width].
+
+    A sequence may be shorter than ``length``; a longer one is refused when it comes.
+    """
 
     def __init__(self, stem: nn.Module, length: int, width: int, cls: bool, dropout: float) -> None:
         super().__init__()
@@ -99,13 +103,9 @@ class Placed(nn.Module):
         x = self.stem(fields)
         if self.cls is not None:
             x = torch.cat([self.cls.expand(x.shape[0], 1, -1), x], 1)
-        return self.dropout(x + self.positions)  # type: ignore[no-any-return]
-
-
-def placed(spec: StreamSpec, width: int, patch: int | None, cls: bool, dropout: float) -> Placed:
-    """The stem of a Transformer for the tokens or the image of a stream."""
-    if "tokens" in spec.fields:
-        return Placed(TokenStem(spec.vocabulary, width, SCALE), spec.fields["tokens"][0], width, cls, dropout)
-    shape = spec.fields["image"]
-    stem = PatchStem(shape, width, patch or max(2, ceil(max(shape[1:]) / GRID)))
-    return Placed(stem, stem.length, width, cls, dropout)
+        if x.shape[1] > len(self.positions):
+            most = len(self.positions) - (self.cls is not None)
+            raise UserError(
+                f"encoder=transformer has learned {most} positions, and a sequence has more; a data set's max_length cuts them"
+            )
+        return self.dropout(x + self.positions[: x.shape[1]])  # type: ignore[no-any-return]

@@ -8,15 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mtl_runner.batch import Batch, labelled
+from mtl_runner.batch import Batch, Fields, labelled
 from mtl_runner.config import plug
-from mtl_runner.datasets.preparation import Preparation
-from mtl_runner.datasets.reading import Rows, read_batches
 from mtl_runner.errors import UserError, choices, nearest
 from mtl_runner.explain.gradients import Attributions, attribute, baseline
 from mtl_runner.explain.inputs import View, inputs_of
 from mtl_runner.explain.permutation import Importance, importance, permutations, surely
 from mtl_runner.explain.shared import Pair, pairs
+from mtl_runner.fetching import as_tensors, at_once, is_stored
 from mtl_runner.folder import RunFolder
 from mtl_runner.predict import Trained, load
 from mtl_runner.seeding import derive, generator
@@ -61,6 +60,7 @@ def explain(
     repeats: int = 10,
     rows: int | None = None,
     allowed: Sequence[str] = (),
+    stream: str | None = None,
 ) -> Explanation:
     """Permutation importance and integrated gradients of every task of a run, and what the tasks have in common.
 
@@ -73,12 +73,17 @@ def explain(
         allowed: modules of one's own that the run's configuration may name.
 
     Raises:
-        UserError: there is no such run, its data are not there or are others, or too few rows have labels.
+        UserError: there is no such run, its data are not there or are others, or too few rows have labels; a task has an output
+            for each token or pixel.
     """
     if part not in PARTS:
         why = ": that part is read once, at the end of a run" if part == "test" else nearest(part, PARTS)
         raise UserError(f"--part {part}{why}; allowed are {choices(PARTS)}, or labelled rows of a table with --input")
-    trained = load(run, allowed=allowed)
+    trained = load(run, allowed=allowed, stream=stream)
+    if many := [task.name for task in trained.model.tasks if task.streaming]:
+        raise UserError(
+            f"{run}: {choices(many)}: inputs are explained for tasks with one output per example, not for each position"
+        )
     whole, reference, of = _of_table(trained, input) if input else _of_part(run, part, allowed)
     return explained(trained, whole, reference, of, repeats, rows)
 
@@ -89,14 +94,16 @@ def explained(
     """As ``explain``, from the rows, and those of which the baseline is the mean."""
     model, stream = trained.model.eval(), trained.preparation.stream
     device = next(model.parameters()).device
-    whole = _drawn(whole, stream, rows or ROWS, seed)
+    whole = at_once(_drawn(whole, stream, rows or ROWS, seed))
     split = pack(whole, model.task_groups).to(device)
-    view, inputs = View(model, split, stream), inputs_of(trained.preparation.stream_spec)
+    view, inputs = View(model, split, stream), inputs_of(trained.spec)
+    if not view.tasks:
+        raise UserError("mtl explain looks at tasks with one answer for each example, and this run has none")
     shuffling = importance(
         view, inputs, permutations(split.size(stream), repeats, derive(seed, "orders")), derive(seed, "samples")
     )
     few = View(model, split.take({stream: torch.arange(min(split.size(stream), ATTRIBUTED), device=device)}), stream)
-    start = {name: value.to(device) for name, value in baseline(reference.inputs[stream]).items()}
+    start = {name: value.to(device) for name, value in baseline(_reference(reference, stream, seed)).items()}
     given = attribute(few, inputs, start, derive(seed, "jumps"))
     names, tasks, used = [one.name for one in inputs], [task.name for task in view.tasks], surely(shuffling.p)
     return Explanation(
@@ -131,18 +138,14 @@ def _of_table(trained: Trained, path: Path) -> tuple[Batch, Batch, str]:
     """All rows of a table, twice, and its name."""
     preparation, names = trained.preparation, list(trained.targets)
     wanted = tuple(dict.fromkeys([*preparation.columns, *preparation.target_columns(names)]))
-    pieces = [(preparation.inputs(rows), preparation.targets(rows, names)) for rows in _batches(path, wanted, preparation)]
+    found = [rows for rows in preparation.batches(path, wanted, 65536) if rows.num_rows]
+    if not found:
+        raise UserError(f"{path} has no rows")
+    pieces = [(preparation.inputs(rows), preparation.targets(rows, names)) for rows in found]
     inputs = {name: torch.cat([fields[name] for fields, _ in pieces]) for name in pieces[0][0]}
     targets = {name: torch.cat([labels[name] for _, labels in pieces]) for name in names}
     batch = Batch({preparation.stream: inputs}, targets, dict.fromkeys(names, preparation.stream))
     return batch, batch, str(path)
-
-
-def _batches(path: Path, columns: Sequence[str], preparation: Preparation) -> list[Rows]:
-    found = [rows for rows in read_batches(path, columns, reading=preparation.reading) if rows.num_rows]
-    if not found:
-        raise UserError(f"{path} has no rows")
-    return list(found)
 
 
 def _drawn(whole: Batch, stream: str, rows: int, seed: int) -> Batch:
@@ -152,6 +155,14 @@ def _drawn(whole: Batch, stream: str, rows: int, seed: int) -> Batch:
         raise UserError(f"{count} rows are too few to shuffle an input among them")
     picked = torch.randperm(count, generator=generator(seed, "rows"))[:rows].sort().values
     return replace(whole.take({stream: picked}), weights={}, context={})
+
+
+def _reference(reference: Batch, stream: str, seed: int) -> Fields:
+    """The rows that the baseline is the mean of: all, and of those that have to be fetched some."""
+    fields = reference.inputs[stream]
+    if not any(is_stored(value) for value in fields.values()):
+        return fields
+    return as_tensors(_drawn(reference, stream, ROWS, seed).inputs[stream])
 
 
 def _notes(whole: Batch, tasks: Sequence[str], shuffling: Importance, given: Attributions, stream: str) -> Iterator[str]:

@@ -21,6 +21,8 @@ from mtl_runner.tasks.group import TaskGroup
 POINTS = (64, 256, 1024)
 """Of a path at which gradients are taken: more only where fewer miss completeness by more than ``COMPLETE``."""
 COMPLETE = 5e-3
+LOGARITHMS = ("count", "survival")
+"""Kinds of task whose one output is the logarithm of what they predict."""
 Directions = Mapping[str, Tensor]
 """What is explained of each group's outputs: f = Σ_o direction_o · output_o, [G, N, O]."""
 
@@ -90,13 +92,14 @@ def attribute(view: View, inputs: Sequence[Input], start: Fields, seed: int) -> 
 
 def _directions(group: TaskGroup, first: Tensor, last: Tensor) -> Tensor:
     """[G, N, O]: the logit of the positive class; of several classes that of the predicted one, less the mean of all (adding the
-    same number to all logits changes no probability); a value in the user's unit; of several values that on the way from the
-    baseline's to the row's, so that their attributions add up to the distance."""
+    same number to all logits changes no probability); a value in the user's unit, or its logarithm; of several values, as for
+    ordered classes, that on the way from the baseline's to the row's, so that their attributions add up to the distance."""
     classes = len(group.kind.spec.classes)
     if last.ndim == 2:
-        scales = [1.0 if classes else (task.spec.scale or (1.0,))[0] for task in group.tasks]
+        plain = classes or group.kind.spec.kind in LOGARITHMS
+        scales = [1.0 if plain else (task.spec.scale or (1.0,))[0] for task in group.tasks]
         return last.new_tensor(scales)[:, None, None].expand(*last.shape, 1)
-    if classes:
+    if classes == last.shape[-1]:
         chosen = group.kind.decide(last, [task.spec for task in group.tasks])
         assert chosen is not None
         return torch.nn.functional.one_hot(chosen.to(last.device), classes).to(last) - 1 / classes

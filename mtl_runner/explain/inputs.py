@@ -98,13 +98,14 @@ class View:
 
     @property
     def groups(self) -> dict[str, TaskGroup]:
-        """Those that read the stream."""
-        return {key: group for key, group in self.model.task_groups.items() if group.stream == self.stream}
+        """Those that read the stream, and whose metric looks at all examples at once."""
+        groups = self.model.task_groups.items()
+        return {key: group for key, group in groups if group.stream == self.stream and not group.kind.streaming}
 
     @property
     def tasks(self) -> list[Task]:
-        """Those that read the stream, in the order of the run."""
-        return [task for task in self.model.tasks if task.spec.stream == self.stream]
+        """Those of the groups, in the order of the run."""
+        return [task for task in self.model.tasks if task.spec.stream == self.stream and not task.streaming]
 
     @property
     def order(self) -> list[int]:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from mtl_runner.batch import Batch, Decision, Split, TargetSpec, labelled
 
+_AT_ONCE = 2**22
+"""Labels that are counted together: maps have millions, and as whole numbers of 8 bytes they take more memory than the data."""
 Place = Literal["data", "loss", "decision", "representation"]
 
 
@@ -165,10 +167,12 @@ def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
 
 def class_counts(targets: Tensor, classes: int) -> Tensor:
     """Number of labelled examples (and positions) of each class, [T, C] float32, for targets [T, N, …]."""
-    mask = labelled(targets).flatten(1)
-    labels = torch.where(mask, targets.flatten(1), 0).long()
     counts = torch.zeros(len(targets), classes, dtype=torch.long, device=targets.device)
-    return counts.scatter_add_(1, labels, mask.long()).float()
+    positions = max(1, targets[0, :1].numel())
+    for part in targets.split(max(1, _AT_ONCE // positions), 1):
+        mask = labelled(part).flatten(1)
+        counts.scatter_add_(1, torch.where(mask, part.flatten(1), 0).long(), mask.long())
+    return counts.float()
 
 
 def inverse_frequency(targets: Tensor, classes: int) -> Tensor:
@@ -186,7 +190,7 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """-log of the probability of the true class, [T, N]: of logits [T, N] with 0/1 floats, or [T, N, C] with class numbers."""
     if targets.is_floating_point():
         return nn.functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
-    return nn.functional.cross_entropy(outputs.movedim(-1, 1), targets, reduction="none")
+    return nn.functional.cross_entropy(outputs.movedim(-1, 1), targets.long(), reduction="none")
 
 
 def of_class(weights: Tensor, targets: Tensor) -> Tensor:

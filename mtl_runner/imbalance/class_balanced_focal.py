@@ -26,7 +26,7 @@ class ClassBalancedFocal(ClassWeights):
     Args:
         gamma: γ, how much less the well-classified examples count.
         beta: β.
-        tasks: limit it to these tasks; all binary and multiclass tasks otherwise.
+        tasks: limit it to these tasks; all binary, multiclass and segmentation tasks otherwise.
     """
 
     def __init__(

@@ -34,10 +34,10 @@ class ClassWeights(Criterion):
         beta: β of ``effective_number``.
         values: given weights, by task and in the order of its classes (``{disease: [1, 20]}``; the other tasks have those of
             ``weights``), or one list for all tasks served (``[1, 20]``).
-        tasks: limit it to these tasks; all binary and multiclass tasks otherwise.
+        tasks: limit it to these tasks; all binary, multiclass and segmentation tasks otherwise.
     """
 
-    kinds = frozenset({"binary", "multiclass"})
+    kinds = frozenset({"binary", "multiclass", "ranking", "segmentation"})
     weights: Tensor
 
     def __init__(

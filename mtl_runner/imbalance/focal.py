@@ -25,11 +25,11 @@ class Focal(Criterion):
     Args:
         gamma: γ, how much less the well-classified examples count.
         alpha: weight of the positive class of binary tasks, 1 - alpha of the negative one; or ``inverse_frequency``,
-            the weights of ``class_weights``, for binary and multiclass tasks; or none.
-        tasks: limit it to these tasks; all binary and multiclass tasks otherwise.
+            the weights of ``class_weights``, for tasks of any kind; or none.
+        tasks: limit it to these tasks; all binary, multiclass and segmentation tasks otherwise.
     """
 
-    kinds = frozenset({"binary", "multiclass"})
+    kinds = frozenset({"binary", "multiclass", "ranking", "segmentation"})
     weights: Tensor
 
     def __init__(
@@ -54,7 +54,7 @@ class Focal(Criterion):
         else:
             raise NotApplicable(
                 f"imbalance.focal.alpha={self.alpha} is a weight of the positive class of binary tasks; "
-                "with a multiclass task it can be null or inverse_frequency (or limit it: imbalance.focal.tasks=[…])"
+                "with tasks of several classes it can be null or inverse_frequency (or limit it: imbalance.focal.tasks=[…])"
             )
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:

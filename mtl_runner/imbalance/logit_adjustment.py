@@ -28,7 +28,7 @@ class LogitAdjustment(Criterion):
         tasks: limit it to these tasks; all binary and multiclass tasks otherwise.
     """
 
-    kinds = frozenset({"binary", "multiclass"})
+    kinds = frozenset({"binary", "multiclass", "ranking"})
     shift: Tensor
 
     def __init__(self, *, tau: Annotated[float, Ge(0)] = 1.0, tasks: Sequence[str] | None = None) -> None:

@@ -34,7 +34,7 @@ class Oversample(Resampler):
         tasks: balance these tasks only; all binary and multiclass tasks otherwise.
     """
 
-    kinds = frozenset({"binary", "multiclass"})
+    kinds = frozenset({"binary", "multiclass", "ranking"})
 
     def __init__(
         self,

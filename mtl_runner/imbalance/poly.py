@@ -27,7 +27,7 @@ class Poly(Criterion):
         tasks: limit it to these tasks; all binary and multiclass tasks otherwise.
     """
 
-    kinds = frozenset({"binary", "multiclass"})
+    kinds = frozenset({"binary", "multiclass", "ranking"})
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mtl_runner.batch import MISSING, Fields, Split, labelled
+from mtl_runner.fetching import Stored
 
 
 def on(split: Split, stream: str) -> list[str]:
@@ -111,10 +112,14 @@ def has_label(targets: Tensor) -> Tensor:
 def same_rows(one: Split, other: Split) -> bool:
     """Whether inputs and targets are the same, missing labels included."""
     sizes = [[split.size(stream) for stream in split.inputs] for split in (one, other)]
-    return sizes[0] == sizes[1] and all(
-        torch.equal(a.nan_to_num(), b.nan_to_num()) if a.is_floating_point() else torch.equal(a, b)
-        for a, b in zip(_tensors(one), _tensors(other), strict=True)
-    )
+    return sizes[0] == sizes[1] and all(_same(a, b) for a, b in zip(_tensors(one), _tensors(other), strict=True))
+
+
+def _same(one: Tensor | Stored, other: Tensor | Stored) -> bool:
+    if isinstance(one, Stored):
+        return one.same_as(other)
+    assert isinstance(other, Tensor)
+    return torch.equal(one.nan_to_num(), other.nan_to_num()) if one.is_floating_point() else torch.equal(one, other)
 
 
 def _tensors(split: Split) -> list[Tensor]:

@@ -30,7 +30,7 @@ class TemperatureScaling(Adjuster):
         tasks: limit it to these tasks; all binary and multiclass tasks otherwise.
     """
 
-    kinds = frozenset({"binary", "multiclass"})
+    kinds = frozenset({"binary", "multiclass", "ranking"})
 
     def __init__(self, *, tasks: Sequence[str] | None = None) -> None:
         super().__init__(tasks)

@@ -16,7 +16,7 @@ class Tversky(Criterion):
 
     TP = Σ w p t, FP = Σ w p (1 - t), FN = Σ w (1 - p) t over all examples and positions of the batch, for the probability p
     of the class, t = 1 where it is the true one and 0 elsewhere, and the example's weight w. A binary task has the loss of
-    its positive class, a multiclass task the mean over its C classes. β > α makes a missed example dearer than a false alarm.
+    its positive class, any other the mean over its C classes. β > α makes a missed example dearer than a false alarm.
     Salehi et al., Tversky Loss Function for Image Segmentation Using 3D Fully Convolutional Deep Networks, MLMI 2017. With γ
     each class has that loss to the power of 1 / γ: the focal Tversky loss, Abraham & Khan, A Novel Focal Tversky Loss
     Function with Improved Attention U-Net for Lesion Segmentation, ISBI 2019 (whose α weighs FN).
@@ -33,10 +33,10 @@ class Tversky(Criterion):
         beta: β, the price of a missed example.
         gamma: γ; above 1, a class with a small loss has a larger share.
         smooth: s, in examples: the loss of a class that is nowhere in the batch is small as long as α FP is.
-        tasks: limit it to these tasks; all binary and multiclass tasks otherwise.
+        tasks: limit it to these tasks; all binary, multiclass and segmentation tasks otherwise.
     """
 
-    kinds = frozenset({"binary", "multiclass"})
+    kinds = frozenset({"binary", "multiclass", "segmentation"})
 
     def __init__(
         self,
@@ -92,4 +92,4 @@ def _shares(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     if targets.is_floating_point():
         return outputs.sigmoid().unsqueeze(1), targets.unsqueeze(1)
     shares = outputs.movedim(-1, 1).softmax(1)  # over the last axis, of few classes, it would take twice as long
-    return shares, torch.zeros_like(shares).scatter_(1, targets.unsqueeze(1), 1)
+    return shares, torch.zeros_like(shares).scatter_(1, targets.long().unsqueeze(1), 1)

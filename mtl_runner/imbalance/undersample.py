@@ -27,7 +27,7 @@ class Undersample(Resampler):
         tasks: balance these tasks only; all binary and multiclass tasks otherwise.
     """
 
-    kinds = frozenset({"binary", "multiclass"})
+    kinds = frozenset({"binary", "multiclass", "ranking"})
 
     def __init__(self, *, ratio: Annotated[float, Gt(0), Le(1)] = 1.0, tasks: Sequence[str] | None = None) -> None:
         super().__init__(tasks)

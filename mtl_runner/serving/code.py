@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from mtl_runner.datasets.preparation import Preparation
+from mtl_runner.datasets.prepared import read_preparation
 from mtl_runner.folder import read_specs
 from mtl_runner.predictions import columns
 
@@ -26,7 +26,7 @@ class MultiTaskPredictor(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Reads the program and ``data.json``."""
         data = json.loads(Path(context.artifacts["data"]).read_text(encoding="utf-8"))
-        self.preparation = Preparation.from_json(data["preparation"])
+        (self.preparation,) = read_preparation(data["preparation"]).values()
         self.targets = read_specs(data)[1]
         self.program = torch.export.load(context.artifacts["program"]).module()
 
@@ -34,10 +34,12 @@ class MultiTaskPredictor(PythonModel):
         self, context: PythonModelContext, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
     ) -> pd.DataFrame:
         """One row of predictions for each row."""
-        inputs = {self.preparation.stream: self.preparation.inputs(as_table(model_input))}
+        rows = as_table(model_input)
+        inputs = {self.preparation.stream: self.preparation.inputs(rows)}
         with torch.inference_mode():
             outputs = self.program(inputs)
-        return pd.DataFrame({name: _plain(column).to_pandas() for name, column in columns(outputs, self.targets).items()})
+        predicted = columns(outputs, self.targets, self.preparation.context(rows))
+        return pd.DataFrame({name: _plain(column).to_pandas() for name, column in predicted.items()})
 
 
 def as_table(frame: pd.DataFrame) -> pa.Table:

@@ -15,7 +15,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from mtl_runner.datasets.preparation import Preparation
+from mtl_runner.datasets.prepared import Prepared, read_preparation
 from mtl_runner.errors import UserError
 from mtl_runner.folder import read_specs
 from mtl_runner.predictions import columns
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 _log = logging.getLogger(__name__)
+_WORDS = {"bool": "boolean", "int8": "integer", "int16": "integer", "int32": "integer", "int64": "long"}
 _REQUIREMENTS = ("mtl-runner", "torch", "mlflow", "pandas", "pyarrow")
 
 
@@ -41,11 +42,14 @@ def package(folder: Path, model: nn.Module) -> Path | None:
         shutil.rmtree(target)
     data = json.loads((folder / "data.json").read_text(encoding="utf-8"))
     try:
-        preparation = Preparation.from_json(data["preparation"])
-    except UserError:
+        preparation, *others = read_preparation(data["preparation"]).values()
+    except (UserError, KeyError):
         _log.warning("no MLflow model of this run, as its data set's preparation is not one of this package's")
         return None
-    rows = pa.table({name: pa.nulls(2, pa.float64()) for name in preparation.columns})
+    if others or (rows := preparation.blank(2)) is None:
+        why = "its tasks have several input streams" if others else "its inputs are files"
+        _log.warning("no MLflow model of this run, as %s; mtl predict reads them", why)
+        return None
     inputs = {preparation.stream: preparation.inputs(rows)}
     try:
         program = export(model, inputs)
@@ -53,7 +57,7 @@ def package(folder: Path, model: nn.Module) -> Path | None:
         _log.warning("no MLflow model of this run, as torch.export cannot follow its network: %s", str(error).splitlines()[0])
         return None
     with torch.inference_mode():
-        predicted = columns(program.module()(inputs), read_specs(data)[1])
+        predicted = columns(program.module()(inputs), read_specs(data)[1], preparation.context(rows))
     (target / "artifacts").mkdir(parents=True)
     torch.export.save(program, target / "artifacts" / "program.pt2")
     shutil.copyfile(folder / "data.json", target / "artifacts" / "data.json")
@@ -73,7 +77,7 @@ def export(model: nn.Module, inputs: Mapping[str, Mapping[str, Tensor]]) -> torc
     return torch.export.export(copy.deepcopy(model).cpu().eval(), (dict(inputs),), dynamic_shapes=shapes, strict=False)
 
 
-def _signature(preparation: Preparation, predicted: Mapping[str, pa.Array]) -> "ModelSignature":
+def _signature(preparation: Prepared, predicted: Mapping[str, pa.Array]) -> "ModelSignature":
     """The input columns by name, each of any type and optional, as the preparation says what a cell may be.
 
     MLflow's ``double`` would refuse a frame with a column of integers, and a text that means missing.
@@ -84,8 +88,16 @@ def _signature(preparation: Preparation, predicted: Mapping[str, pa.Array]) -> "
 
     anything = AnyType()  # type: ignore[no-untyped-call]
     inputs: list[ColSpec | TensorSpec] = [ColSpec(anything, name, required=False) for name in preparation.columns]
-    kinds = {name: "string" if pa.types.is_dictionary(column.type) else str(column.type) for name, column in predicted.items()}
-    return ModelSignature(Schema(inputs), Schema([ColSpec(kind, name) for name, kind in kinds.items()]))
+    return ModelSignature(Schema(inputs), Schema([ColSpec(_as_mlflow(column.type), name) for name, column in predicted.items()]))
+
+
+def _as_mlflow(kind: pa.DataType) -> Any:
+    """MLflow's word for a type, or its object for lists."""
+    from mlflow.types.schema import Array
+
+    if pa.types.is_dictionary(kind):
+        return "string"
+    return Array(_as_mlflow(kind.value_type)) if pa.types.is_nested(kind) else _WORDS.get(str(kind), str(kind))
 
 
 def _describe(target: Path, signature: "ModelSignature") -> None:

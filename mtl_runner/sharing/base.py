@@ -108,6 +108,10 @@ class Sharing(nn.Module, ABC):
         """The features that the heads of tasks that run ``together`` read, which may depend on lower levels' outputs [N, …]."""
         return features
 
+    def answers(self, group: TaskGroup, features: Tensor, boundary: Boundary, apart: bool = False) -> Tensor:
+        """Outputs [T, N, …] of the heads of a group that reads ``features``; a mode may have them follow from others'."""
+        return group(features)  # type: ignore[no-any-return]
+
     def meet(self, groups: Sequence[TaskGroup]) -> None:
         """Called once with the heads, for modes that look at them; they are not part of the mode."""
 

@@ -10,11 +10,12 @@ from torch.func import functional_call
 
 from mtl_runner.encoders.base import EncoderFactory
 from mtl_runner.encoders.stack import OneByOne, run, stack
-from mtl_runner.encoders.stacked import Rows
+from mtl_runner.encoders.stacked import Rows, chosen
 from mtl_runner.errors import UserError
 from mtl_runner.sharing.base import Boundary, Inputs, Sharing, Table, own, shared_by_several
 from mtl_runner.sharing.channels import ChannelMaps, channel_axis, channels
 from mtl_runner.sharing.graphs import LearnedEdges, levels
+from mtl_runner.sharing.products import Products
 from mtl_runner.tasks.group import TaskGroup
 
 
@@ -33,6 +34,12 @@ class TaskGraph(Sharing):
     values), the same for all positions of a map or a sequence. A loss moves no other task's head ever. With ``detach: true``
     y_p is a constant for it; else it moves p's stages as well, through p's head as it stands.
 
+    ``through: product``, of events each of which happens only after another: P_t = σ(y_t) Π_p P_p, the probability that t
+    and all before it happen, where y_t, the output of t's head, is the logit of t once they have. Losses and metrics read P_t,
+    so that t is learned on all examples, a 0 wherever p did not happen: with {purchase: [click]} the model of Ma et al.,
+    "Entire space multi-task model", SIGIR 2018, with p(purchase | click) = P_purchase / P_click. A loss moves its own head, its
+    predecessors' stages, and, unlike above, their heads. Name a task's last step only: {purchase: [cart], cart: [click]}.
+
     ``edges: learned``: x_t = z_t + Σ_p A_pt x_p with one number A_pt for each edge, A = W ∘ max(0, φ_t - φ_p): there is no cycle
     at any time. Yu, Gao, Yin & Ji, "DAGs with no curl", ICML 2021. W starts small and the potentials φ standard normal.
     An edge turns only where training carries φ_t past φ_p. ``sparsity`` adds λ Σ |A_pt|.
@@ -44,8 +51,8 @@ class TaskGraph(Sharing):
         encoder: builds encoders of the chosen architecture.
         streams: the input stream of each task.
         edges: the predecessors of each task that has any, {task: [predecessors]}, or learned.
-        through: features or outputs.
-        detach: whether outputs are constants for the tasks that read them.
+        through: features, outputs or product, the last for binary and ranking tasks.
+        detach: whether outputs are constants for the tasks that read them, with ``through: outputs``.
         shared_stages: proportion of the encoder's stages that is shared, rounded to whole stages.
         sparsity: λ of the learned edges.
     """
@@ -58,18 +65,18 @@ class TaskGraph(Sharing):
         streams: Mapping[str, str],
         *,
         edges: Mapping[str, Sequence[str]] | Literal["learned"] = "learned",
-        through: Literal["features", "outputs"] = "features",
+        through: Literal["features", "outputs", "product"] = "features",
         detach: bool = True,
         shared_stages: Annotated[float, Ge(0), Le(1)] = 1.0,
         sparsity: Annotated[float, Ge(0)] = 0.0,
     ) -> None:
         super().__init__(encoder, streams)
-        if edges == "learned" and through == "outputs":
-            raise UserError("sharing.edges=learned needs sharing.through=features; for outputs give the edges")
+        if edges == "learned" and through != "features":
+            raise UserError(f"sharing.edges=learned needs sharing.through=features; for {through} give the edges")
         learned = edges == "learned"
         self.edges: dict[str, list[str]] = {} if isinstance(edges, str) else {task: list(each) for task, each in edges.items()}
         self.levels = levels(self.edges, self.tasks)
-        self.outputs = through == "outputs"
+        self.outputs, self.product = through == "outputs", through == "product" and any(self.edges.values())
         self.routed = self.outputs and detach
         self.sparsity = sparsity
         self.encoder = encoder(self.order, "shared")
@@ -81,7 +88,8 @@ class TaskGraph(Sharing):
         readers = [task for task in self.tasks if self.edges.get(task)]
         self.readers = {task: place for place, task in enumerate(sorted(readers, key=self.level))}
         self.incoming = nn.ModuleList()
-        if not self.outputs:
+        self.products: Products | None = None
+        if through == "features":
             self._make_incoming(dict.fromkeys(self.tasks, channels(self.features.shape)))
 
     def _own_parts(self, encoder: EncoderFactory, shared_stages: float) -> nn.ModuleList:
@@ -95,7 +103,9 @@ class TaskGraph(Sharing):
         return nn.ModuleList(stack(stages) for stages in zip(*rest, strict=True))
 
     def meet(self, groups: Sequence[TaskGroup]) -> None:
-        """Makes the matrices that read outputs, now that their width is known."""
+        """Makes the matrices that read outputs, now that their width is known; or keeps the heads whose outputs are read."""
+        if self.product:
+            self.products = Products(groups, self.edges)
         if not self.outputs:
             return
         self._heads = list(groups)
@@ -121,20 +131,22 @@ class TaskGraph(Sharing):
         z = self._own_features(x, self.encoder.mask(inputs[stream]))
         if self.learned is not None:
             return (self.learned(z),)
+        if self.products is not None:
+            return z, self.products.events(lambda names: chosen(z, self.rows(names)))
         return (self._through_outputs(z) if self.outputs else self._through_features(z),)
 
     def branch(self, tasks: Sequence[str], boundary: Boundary, inputs: Inputs, apart: bool = False) -> Tensor:
-        (x,), rows = boundary, self.rows(tasks)
+        x, rows = boundary[0], self.rows(tasks)
         return (
             self._own_features(x, self.encoder.mask(inputs[self.order[0]]), apart, rows) if self.routed else own(x, rows, apart)
         )
 
     @property
     def outputs_feed(self) -> bool:
-        return self.outputs
+        return self.outputs or self.product
 
     def together(self, task: str) -> Hashable:
-        return self.levels[task] if self.outputs else self.streams[task]
+        return self.levels[task] if self.outputs_feed else self.streams[task]
 
     def level(self, task: str) -> int:
         return self.levels[task]
@@ -144,6 +156,11 @@ class TaskGraph(Sharing):
             return features
         constant = {name: value.detach() for name, value in outputs.items()}
         return torch.stack([self._reading_outputs(task, x, constant) for task, x in zip(tasks, features, strict=True)])
+
+    def answers(self, group: TaskGroup, features: Tensor, boundary: Boundary, apart: bool = False) -> Tensor:
+        if self.products is None:
+            return super().answers(group, features, boundary, apart)
+        return self.products.answers(group, features, boundary[1], apart)
 
     def _own_features(self, x: Tensor, mask: Tensor | None, apart: bool = False, rows: Rows = None) -> Tensor:
         """z, [T, N, …]."""
@@ -185,9 +202,10 @@ class TaskGraph(Sharing):
         if self.learned is not None:
             return [*parameters, *self.own.parameters(), *self.learned.parameters()]
         moved = {name for before in self.edges.values() for name in before}
-        incoming = [self.incoming[place] for task, place in self.readers.items() if task in moved]
+        incoming = [self.incoming[place] for task, place in self.readers.items() if task in moved and len(self.incoming)]
         parts = [part for stage in self.own for part in _read_by_others(stage, sorted(self.place[name] for name in moved))]
-        return [*parameters, *(parameter for part in (*parts, *incoming) for parameter in part.parameters())]
+        heads = [] if self.products is None else self.products.heads
+        return [*parameters, *(parameter for part in (*parts, *incoming, *heads) for parameter in part.parameters())]
 
     def _matrices(self) -> list[nn.Linear]:
         return [matrix for matrix in self.incoming if isinstance(matrix, nn.Linear)]
@@ -201,11 +219,13 @@ class TaskGraph(Sharing):
         with torch.no_grad():
             if self.learned is not None:
                 return {"graph": Table("learned edges, from rows to columns", names, names, self.learned.adjacency())}
+            if not len(self.incoming):
+                return {}
             values = torch.full((len(names), len(names)), torch.nan)
             for task, matrix in zip(self.readers, self._matrices(), strict=True):
                 for name, part in zip(self.edges[task], matrix.weight.split(self.widths[task], 1), strict=True):
                     values[self.place[name], self.place[task]] = part.norm()
-        return {"graph": Table("norm of each edge's matrix, from rows to columns", names, names, values)} if self.readers else {}
+        return {"graph": Table("norm of each edge's matrix, from rows to columns", names, names, values)}
 
 
 def _read_by_others(stage: nn.Module, places: Sequence[int]) -> list[nn.Module]:

@@ -11,7 +11,7 @@ from mtl_runner.tasks.base import Task
 
 def task_kinds() -> list[str]:
     """The types that there are."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in ("base", "group"))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in ("base", "dense", "group"))
 
 
 def make_tasks(targets: Mapping[str, TargetSpec]) -> list[Task]:
@@ -20,14 +20,15 @@ def make_tasks(targets: Mapping[str, TargetSpec]) -> list[Task]:
     Raises:
         UserError: a type that does not exist.
     """
-    return [_class(name, spec.kind)(name, spec) for name, spec in targets.items()]
+    return [task_class(name, spec.kind)(name, spec, **spec.options) for name, spec in targets.items()]
 
 
-def _class(name: str, kind: str) -> type[Task]:
+def task_class(name: str, kind: str) -> type[Task]:
+    """The class of the type ``kind``, which the task ``name`` is said to have."""
     if kind not in task_kinds():
         raise UserError(f"dataset.tasks.{name}.type={kind}: allowed are {choices(task_kinds())}{nearest(kind, task_kinds())}")
     module = importlib.import_module(f"{__name__}.{kind}")
     return next(value for value in vars(module).values() if isinstance(value, type) and getattr(value, "kind", None) == kind)
 
 
-__all__ = ["Task", "make_tasks", "task_kinds"]
+__all__ = ["Task", "make_tasks", "task_class", "task_kinds"]

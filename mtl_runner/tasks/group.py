@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mtl_runner.batch import Split, labelled
+from mtl_runner.batch import Fields, Split, TargetSpec, labelled
 from mtl_runner.encoders.base import FeatureSpec
-from mtl_runner.imbalance.base import Criterion, class_counts, weighted_mean
+from mtl_runner.imbalance.base import Criterion, class_counts
 from mtl_runner.metrics import confusion
-from mtl_runner.tasks.base import Task
+from mtl_runner.tasks.base import Summary, Task, counted
 
 
 class TaskGroup(nn.Module):
@@ -42,8 +42,8 @@ class TaskGroup(nn.Module):
     def losses(self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Loss of each task and whether any label counted, both [T].
 
-        loss_t = Σ weight · criterion / Σ weight over the examples (and over the K values of an output); the weight of a
-        missing label is 0. A task without any label that counts has loss 0 and is not active.
+        The loss is that of the kind, or of the criterion in its place; the weight of a missing label is 0. A task without any
+        label that counts has loss 0 and is not active.
 
         Args:
             outputs: [T, N, …].
@@ -54,12 +54,8 @@ class TaskGroup(nn.Module):
             outputs = torch.cat([outputs, outputs], 1)
         targets, weights = targets.transpose(0, 1), None if weights is None else weights.transpose(0, 1)
         if self.criterion is None:
-            loss = weighted_mean(self.kind.criterion(outputs, targets), weights)
-        else:
-            loss = self.criterion.loss(outputs, targets, weights)
-        if weights is None:
-            return loss, torch.ones(len(loss), dtype=torch.bool, device=loss.device)
-        return loss, weights.flatten(1).sum(1) > 0
+            return self.kind.loss(outputs, targets, weights)
+        return self.criterion.loss(outputs, targets, weights), counted(targets, weights)
 
     def fit(self, targets: Tensor) -> None:
         """Show the training targets [N, T, …] to the criterion, and count their classes."""
@@ -80,16 +76,31 @@ class TaskGroup(nn.Module):
         head = self.kind.head(self.features, self.names, seed)
         return head if self.criterion is None else self.criterion.head(head)
 
-    def evaluate(self, outputs: Tensor, targets: Tensor) -> dict[str, dict[str, float]]:
+    @property
+    def specs(self) -> list[TargetSpec]:
+        """Of the T tasks, as they are now: how outputs are read may be chosen after training."""
+        return [task.spec for task in self.tasks]
+
+    def evaluate(self, outputs: Tensor, targets: Tensor, context: Fields | None = None) -> dict[str, dict[str, float]]:
         """Metrics by task, primary first; NaN where undefined."""
-        values = self.kind.evaluate(outputs, targets.transpose(0, 1), [task.spec for task in self.tasks])
+        return self._by_task(self.kind.evaluate(outputs, targets.transpose(0, 1), self.specs, context))
+
+    def summarise(self, outputs: Tensor, targets: Tensor, context: Fields | None = None) -> Summary:
+        """What a kind that is measured batch by batch keeps of one; ``targets`` are [N, T, …]."""
+        return self.kind.summarise(outputs, targets.transpose(0, 1), self.specs, context)
+
+    def evaluated(self, summary: Summary) -> dict[str, dict[str, float]]:
+        """Metrics by task from the summary of all batches."""
+        return self._by_task(self.kind.evaluated(summary, self.specs))
+
+    def _by_task(self, values: dict[str, Tensor]) -> dict[str, dict[str, float]]:
         table = torch.stack([values[name] for name in values]).double().cpu().tolist()
         columns = dict(zip(values, table, strict=True))
         return {task.name: {metric.name: columns[metric.name][i] for metric in task.metrics} for i, task in enumerate(self.tasks)}
 
     def confusions(self, outputs: Tensor, targets: Tensor) -> dict[str, list[list[int]]]:
         """Confusion matrix of each task, rows true and columns predicted; empty for kinds without classes."""
-        predicted = self.kind.decide(outputs, [task.spec for task in self.tasks])
+        predicted = self.kind.decide(outputs, self.specs)
         if predicted is None:
             return {}
         matrices = confusion(predicted, targets.transpose(0, 1), len(self.tasks[0].spec.classes)).tolist()
@@ -99,15 +110,20 @@ class TaskGroup(nn.Module):
 def pack(split: Split, groups: dict[str, TaskGroup]) -> Split:
     """The split with the targets and weights of each group's tasks side by side, [N, T, …], under the group's key.
 
-    Done once and not in each step, so that a step takes its rows with one operation per group and not one per task.
+    Done once and not in each step, so that a step takes its rows with one operation per group and not one per task. The
+    targets of a single task are not copied: maps of labels are as large as images.
     """
-    targets = {key: torch.stack([split.targets[name] for name in group.names], 1) for key, group in groups.items()}
+    targets = {key: _beside([split.targets[name] for name in group.names]) for key, group in groups.items()}
     weights = {}
     for key, group in groups.items():
         if any(name in split.weights for name in group.names):
             ones = torch.ones(len(targets[key]), device=targets[key].device)
             weights[key] = torch.stack([split.weights.get(name, ones) for name in group.names], 1)
-    return Split(split.inputs, targets, {key: group.stream for key, group in groups.items()}, weights)
+    return Split(split.inputs, targets, {key: group.stream for key, group in groups.items()}, weights, split.context)
+
+
+def _beside(targets: list[Tensor]) -> Tensor:
+    return targets[0].unsqueeze(1) if len(targets) == 1 else torch.stack(targets, 1)
 
 
 def masked(packed: Split) -> Split:
@@ -121,5 +137,5 @@ def masked(packed: Split) -> Split:
         if key in packed.weights or not bool(mask.all()):
             given = packed.weights.get(key, torch.ones((), device=mask.device))
             weights[key] = mask * given.reshape(given.shape + (1,) * (mask.ndim - given.ndim))
-    targets = {key: torch.where(masks[key], value, 0) for key, value in packed.targets.items()}
-    return Split(packed.inputs, targets, packed.streams, weights)
+    targets = {key: torch.where(masks[key], value, 0) if key in weights else value for key, value in packed.targets.items()}
+    return Split(packed.inputs, targets, packed.streams, weights, packed.context)

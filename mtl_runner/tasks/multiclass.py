@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtl_runner import metrics
-from mtl_runner.batch import TargetSpec
+from mtl_runner.batch import Fields, TargetSpec
 from mtl_runner.tasks.base import Task, calibrated, named_classes, shifted
 
 
@@ -23,13 +23,15 @@ class Multiclass(Task):
     def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs.movedim(-1, 1), targets, reduction="none")
 
-    def evaluate(self, outputs: Tensor, targets: Tensor, specs: Sequence[TargetSpec]) -> dict[str, Tensor]:
+    def evaluate(
+        self, outputs: Tensor, targets: Tensor, specs: Sequence[TargetSpec], context: Fields | None = None
+    ) -> dict[str, Tensor]:
         return metrics.multiclass(calibrated(outputs, specs), targets, shifted(outputs, specs))
 
     def decide(self, outputs: Tensor, specs: Sequence[TargetSpec]) -> Tensor:
         return shifted(outputs, specs).argmax(-1)
 
-    def predictions(self, outputs: Tensor) -> dict[str, pa.Array]:
+    def predictions(self, outputs: Tensor, context: Fields | None = None) -> dict[str, pa.Array]:
         shares = self.spec.decision.calibrated(outputs).softmax(-1).cpu().numpy()
         columns = {self.name: named_classes(self.decide(outputs[None], [self.spec])[0], self.spec.classes)}
         return columns | {f"{self.name}_probability_{name}": pa.array(shares[:, i]) for i, name in enumerate(self.spec.classes)}

@@ -5,6 +5,7 @@ from math import prod
 
 from torch import nn
 
+from mtl_runner.batch import TargetSpec
 from mtl_runner.encoders.base import FeatureSpec
 from mtl_runner.heads import LinearHeads, MapHeads
 from mtl_runner.tasks.regression import Regression
@@ -18,6 +19,9 @@ class Reconstruction(Regression):
 
     kind = "reconstruction"
     average = "variance_weighted"
+
+    def __init__(self, name: str, spec: TargetSpec) -> None:
+        super().__init__(name, spec)
 
     def head(self, features: FeatureSpec, names: Sequence[str], seed: int) -> nn.Module:
         """A convolution 1 × 1 where the features are a map with the height and width of the image, else a linear layer.

@@ -42,7 +42,7 @@ class Record:
     @cached_property
     def config(self) -> dict[str, Any]:
         """``config.yaml``; ``UserError`` where it is none that a run writes."""
-        return _yaml(self.folder / "config.yaml")
+        return read_yaml(self.folder / "config.yaml")
 
     @cached_property
     def status(self) -> dict[str, Any]:
@@ -182,16 +182,17 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     """What OmegaConf wrote, many times faster than it reads that; no aliases, by which a short file stands for a huge one."""
     import yaml
 
-    text, loader = path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
+        text = path.read_text(encoding="utf-8")
         if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, loader)):
             raise UserError(f"{path}: has aliases, and no run writes any")
         values = yaml.load(text, loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: is no configuration of a run")

@@ -14,6 +14,7 @@ from standins import Command, Jobs, Result
 import mtl_runner.run
 from mtl_runner import cli
 from mtl_runner.commands import job, precheck
+from mtl_runner.commands.sweeping import running
 from mtl_runner.tracking.mlflow_tracker import MlflowTracker
 
 
@@ -86,5 +87,6 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
     monkeypatch.setattr(job, "apart", lambda function, *args, log=None: function(*args) and 0)
     monkeypatch.setattr(job, "warm_up", lambda modules: None)
     monkeypatch.setattr(precheck, "warm_up", lambda modules: None)
+    monkeypatch.setattr(running, "cores", lambda: 1)
     monkeypatch.setattr(MlflowTracker, "prepare", lambda tracker, experiment: fake.prepare(experiment))
     return fake

@@ -68,13 +68,14 @@ def test_predict_evaluate_and_sync_hand_over_what_was_typed(mtl: Command, folder
 
     calls: list[Any] = []
     monkeypatch.setattr(mtl_runner.predict, "predict", lambda *args: calls.append(args))
-    monkeypatch.setattr(mtl_runner.predict, "evaluate", lambda *args, allowed: calls.append((*args, allowed)))
+    monkeypatch.setattr(mtl_runner.predict, "evaluate", lambda *args, allowed, stream: calls.append((*args, allowed, stream)))
     monkeypatch.setattr(mtl_runner.tracking, "sync", lambda *args: calls.append(args) or "0123")
     (folder / "new.csv").touch()
-    assert mtl("predict", "RUN", "--input", "new.csv", "--output", "out.parquet", "--batch-size", "100").code == 0
+    assert mtl("predict", "RUN", "--input", "new.csv", "--output", "out.parquet", "--batch-size", "9", "--stream", "s").code == 0
     assert mtl("evaluate", "RUN", "--input", "new.csv", "--allow-module", "mine").code == 0
     assert "0123" in mtl("sync", "RUN").out
-    assert calls == [("RUN", Path("new.csv"), Path("out.parquet"), 100, []), ("RUN", Path("new.csv"), ["mine"]), (Path("RUN"),)]
+    predicted = ("RUN", Path("new.csv"), Path("out.parquet"), 9, [], "s")
+    assert calls == [predicted, ("RUN", Path("new.csv"), ["mine"], None), (Path("RUN"),)]
 
 
 def test_an_input_that_is_not_there(mtl: Command) -> None:

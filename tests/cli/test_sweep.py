@@ -130,6 +130,7 @@ def test_configurations_are_those_that_hydra_composes(mode: list[str]) -> None:
         for sharing in ("none", "soft"):
             for seed in "01":
                 job = [f"sharing={sharing}", f"seed={seed}", "trainer.epochs=3", "imbalance=[oversample,focal]", *mode]
+                job += [f"hydra.sweep.subdir={seed}", "hydra.sweep.dir='a b'"]
                 ours, theirs = compose(job), hydra.config_loader.load_sweep_config(master, job)
                 assert OmegaConf.to_container(ours) == OmegaConf.to_container(theirs)
         assert len(compose.known) == (0 if mode else 2)

@@ -146,7 +146,7 @@ def test_a_search_of_which_no_trial_has_a_value(mtl: Command, trained: list[Any]
 
 def test_a_trial_is_a_run_without_a_look_at_the_test_part(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And its values are those of the best epoch's weights."""
-    monkeypatch.setattr("mtl_runner.outcome.predict", None)  # what reads the test part
+    monkeypatch.setattr("mtl_runner.outcome.measured", None)  # what reads the test part
     plan = Plan.of("tune", None, [*QUICK, SPACE, "search.objectives=[average,digit]"])
     plan.search.folder.mkdir(parents=True)
     told: list[float] = []

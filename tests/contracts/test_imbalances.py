@@ -490,6 +490,7 @@ FORMS: dict[str, tuple[str, int, tuple[int, ...]]] = {
     "several outputs": ("regression", 0, (3,)),
     "binary maps": ("binary", 2, (2, 3)),
     "class maps": ("multiclass", 3, (2, 3)),
+    "segmentation": ("segmentation", 3, (2, 3)),
 }
 """Kind, number of classes, and shape of one example's target."""
 LOSSES = [(option, form) for option in below(Criterion) for form, (kind, _, _) in FORMS.items() if kind in CLASSES[option].kinds]
@@ -506,14 +507,14 @@ def some_targets(form: str, tasks: int = 3, rows: int = 60, missing: bool = True
     else:
         shares = torch.rand(tasks, classes, generator=draws) ** 2 + 0.05
         found = torch.multinomial(shares, rows * math.prod(shape), replacement=True, generator=draws).view(tasks, rows, *shape)
-        found = found.float() if kind == "binary" else found
+        found = found.float() if kind == "binary" else found.short() if kind == "segmentation" else found
     lost = torch.rand(found.shape, generator=draws) < (0.2 if missing else 0)
     return torch.where(lost, torch.nan if found.is_floating_point() else MISSING, found)
 
 
 def some_outputs(form: str, targets: Tensor, size: float = 2.0) -> Tensor:
     kind, classes, _ = FORMS[form]
-    shape = (*targets.shape, classes) if kind == "multiclass" else targets.shape
+    shape = (*targets.shape, classes) if kind in ("multiclass", "segmentation") else targets.shape
     return size * torch.randn(shape, generator=generator(0, "outputs", form))
 
 
@@ -629,8 +630,8 @@ def test_the_order_of_classes_does_not_matter(option: str, form: str) -> None:
         turned, turned_clean, turned_outputs = 1 - targets, 1 - clean, -outputs
     else:
         order = torch.randperm(FORMS[form][1], generator=generator(3))  # class c becomes order[c]
-        turned = torch.where(labelled(targets), order[clean], MISSING)
-        turned_clean, turned_outputs = order[clean], outputs[..., order.argsort()]
+        turned = torch.where(labelled(targets), order[clean.long()], MISSING)
+        turned_clean, turned_outputs = order[clean.long()], outputs[..., order.argsort()]
     for epoch in (1, 5):
         made, other = criterion_on(option, form, targets), criterion_on(option, form, turned)
         made.before_epoch(epoch, 5), other.before_epoch(epoch, 5)
@@ -831,9 +832,22 @@ def test_one_at_a_place_and_any_places_together(make_config: Config) -> None:
 KINDS = {
     "yes": TargetSpec("binary", classes=("no", "yes")),
     "sort": TargetSpec("multiclass", classes=("a", "b", "c")),
+    "click": TargetSpec("ranking", classes=("0", "1")),
+    "stars": TargetSpec("rating"),
     "size": TargetSpec("regression"),
     "pair": TargetSpec("regression", shape=(2,)),
     "again": TargetSpec("reconstruction", shape=(4,)),
+    "regions": TargetSpec("segmentation", classes=("a", "b", "c"), shape=(2, 3)),
+    "far": TargetSpec("depth", shape=(2, 3)),
+    "slope": TargetSpec("normals", shape=(2, 3, 3)),
+    "words": TargetSpec("tagging", classes=("a", "b", "c"), shape=(3,)),
+    "labels": TargetSpec("multilabel", shape=(2,), columns=("u", "v")),
+    "grade": TargetSpec("ordinal", classes=("a", "b", "c")),
+    "range": TargetSpec("quantile"),
+    "visits": TargetSpec("count"),
+    "life": TargetSpec("survival", shape=(2,)),
+    "face": TargetSpec("keypoints", shape=(3, 2)),
+    "boxes": TargetSpec("detection", shape=(2, 5), columns=("cat",)),
 }
 """A task of every kind."""
 NUMBERS = {"input": StreamSpec({"numeric": (4,)})}

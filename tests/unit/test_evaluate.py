@@ -15,7 +15,7 @@ from sklearn import metrics as sk
 from mtl_runner import build
 from mtl_runner.batch import Data, Split
 from mtl_runner.config.schema import plain
-from mtl_runner.evaluate import averages, confusions, evaluate, measure, predict, score
+from mtl_runner.evaluate import Measured, averages, evaluate, measured, predict, score
 from mtl_runner.model import MultiTaskModel
 from mtl_runner.tasks.group import pack
 
@@ -68,7 +68,7 @@ def test_values_are_those_of_scikit_learn(make_config: Config) -> None:
     )
     assert report.metrics["size"]["mae"] == pytest.approx(2 * sk.mean_absolute_error(targets["size"], outputs["size"]))
     assert report.losses["pair"] == pytest.approx(sk.mean_squared_error(targets["pair"], outputs["pair"]), rel=1e-5)
-    matrix = confusions(model, predict(model, split, 100), split)
+    matrix = measured(model, split, 7).confusions()
     assert set(matrix) == {"yes", "sort"}
     assert matrix["sort"] == sk.confusion_matrix(targets["sort"], outputs["sort"].argmax(1), labels=[0, 1, 2]).tolist()
 
@@ -114,7 +114,9 @@ def test_outputs_that_are_not_finite_have_no_metrics(make_config: Config) -> Non
     outputs = predict(model, split, 100)
     key = next(key for key, group in model.task_groups.items() if "size" in group.names)
     outputs[key][0, 3] = torch.inf
-    report = measure(model, outputs, split)
+    seen = Measured(model)
+    seen.add(outputs, split)
+    report = seen.report()
     assert {name for name, row in report.metrics.items() if math.isnan(next(iter(row.values())))} == {"size"}
     assert all(math.isnan(value) for value in report.metrics["size"].values())
 

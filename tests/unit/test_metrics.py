@@ -275,7 +275,7 @@ def test_tasks_together_are_as_alone_whatever_is_ranked_at_once(kind: str, seed:
     alone = [function(*(x[task : task + 1] for x in case)) for task in range(len(case[0]))]
     expected = {name: torch.cat([task[name] for task in alone]) for name in alone[0]}
     for most in (1, 2 * case[0].shape[1], 10**9):
-        monkeypatch.setattr(metrics, "_RANKED_AT_ONCE", most)
+        monkeypatch.setattr(metrics.classes_and_numbers, "_RANKED_AT_ONCE", most)
         assert_same(function(*case), expected)
 
 

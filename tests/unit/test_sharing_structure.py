@@ -381,6 +381,11 @@ def model_of(kind: str, **options: Any) -> tuple[MultiTaskModel, Inputs]:
     return MultiTaskModel(sharing, make_tasks(SPECS), 0, {}), inputs_of(kind, "x")
 
 
+def mean_of_words(x: Tensor) -> Tensor:
+    """Over the positions that are there: at padding features are zero."""
+    return torch.stack([each[each.ne(0).any(1)].mean(0) for each in x])
+
+
 def by_hand(
     model: MultiTaskModel, kind: str, share: float, inputs: Inputs, constant: Callable[[Tensor], Tensor]
 ) -> dict[str, Tensor]:
@@ -394,7 +399,7 @@ def by_hand(
             added = torch.cat([read[name] for name in before], 1) @ matrix.T
             x = x + (added[..., None, None] if x.ndim == 4 else added[:, None] if x.ndim == 3 else added)
         (group,) = [each for each in model.task_groups.values() if task in each.names]
-        place, seen = group.names.index(task), x.mean((2, 3)) if x.ndim == 4 else x.mean(1) if x.ndim == 3 else x
+        place, seen = group.names.index(task), x.mean((2, 3)) if x.ndim == 4 else mean_of_words(x) if x.ndim == 3 else x
         weight, bias = group.head.weight[place], group.head.bias[place]
         outputs[task] = functional.linear(seen, weight, bias)
         read[task] = functional.linear(constant(seen), weight.detach(), bias.detach())

@@ -1,12 +1,14 @@
 """The jobs of a sweep: which are the same, which are left out, what earlier runs have done, and how a process ends."""
 
 import json
+import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from mtl_runner.build import job_hash
 from mtl_runner.commands.lock import Busy, alive, held, only_here
-from mtl_runner.commands.sweeping import orders
-from mtl_runner.commands.sweeping.apart import apart
+from mtl_runner.commands.sweeping import orders, overlap
+from mtl_runner.commands.sweeping.apart import Surroundings, apart
 from mtl_runner.commands.sweeping.board import Board
+from mtl_runner.commands.sweeping.desk import desk
 from mtl_runner.commands.sweeping.earlier import skip_finished
 from mtl_runner.commands.sweeping.grid import NOT_APPLICABLE, QUEUED, SAME, SKIPPED, GridJob, alone, free, label, run_once, swept
 from mtl_runner.commands.sweeping.launchers import check_commands, way
 from mtl_runner.commands.sweeping.work import Work, settle, train
 from mtl_runner.errors import UserError
+from mtl_runner.folder import RunFolder
 from mtl_runner.tuning.base import CLAIMS
 
 Make = Callable[..., DictConfig]
@@ -162,8 +166,8 @@ def test_a_folder_is_locked_while_something_trains_in_it(tmp_path: Path) -> None
 
 def test_a_job_that_is_done_is_not_done_again(tmp_path: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Path] = []
-    monkeypatch.setattr("mtl_runner.run.run", lambda config, folder, origin: calls.append(folder))
-    monkeypatch.setattr("mtl_runner.run.resume", lambda folder, allowed: calls.append(folder))
+    monkeypatch.setattr("mtl_runner.run.run", lambda config, folder, origin, tested: calls.append(folder))
+    monkeypatch.setattr("mtl_runner.run.resume", lambda folder, allowed, tested: calls.append(folder))
     node = OmegaConf.to_container(make_config(), resolve=True)
     fresh, done = tmp_path / "fresh", run_folder(tmp_path / "done", "finished", "a")
     fresh.mkdir()
@@ -197,6 +201,68 @@ def _leave(mark: Path, code: int) -> None:
         os.kill(os.getpid(), -code)
         time.sleep(60)
     raise SystemExit(code)
+
+
+@pytest.mark.slow
+def test_workers_get_their_processes_from_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtl_runner.commands.sweeping.desk.apart", lambda function, *args, log: 99)
+    log = tmp_path / "run.log"
+    with desk() as place:
+        assert place is not None
+        assert [place.apart(_leave, tmp_path / "a", code, log=log) for code in (0, 7, -signal.SIGKILL)] == [0, 7, -signal.SIGKILL]
+        assert replace(place, key=b"a guess").apart(_leave, tmp_path / "b", 0, log=log) == 99, "who does not know the key"
+        assert place.apart(_leave, tmp_path / "a", 0, log=log) == 0, "and others are served after that"
+        with Client(place.address, authkey=place.key) as worker:
+            worker.send((_wait_for, (tmp_path / "c", 60.0), log, Surroundings()))
+            _wait_for(tmp_path / "c" / "begun", 60)
+        _wait_for(tmp_path / "c" / "interrupted", 60)
+    assert place.apart(_leave, tmp_path / "b", 0, log=log) == 99, "nobody is there any more"
+    assert not (tmp_path / "b").exists()
+
+
+def _wait_for(path: Path, seconds: float) -> None:
+    """For a file; in a process of its own, one to be interrupted, for something that never comes."""
+    end = time.monotonic() + seconds
+    if multiprocessing.parent_process() is not None:
+        path.mkdir()
+        (path / "begun").touch()
+    try:
+        while not path.is_file():
+            assert time.monotonic() < end, path
+            time.sleep(0.01)
+    except KeyboardInterrupt:
+        (path / "interrupted").touch()
+
+
+@pytest.mark.slow
+def test_the_next_job_begins_while_the_last_one_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overlap, "train", _write_down)
+    works = [Work(tmp_path / name, {}, {}) for name in "abc"]
+    jobs = overlap.Overlap()
+    for work, ended in zip(works, ([], ["a"], ["a", "b"]), strict=True):
+        work.folder.mkdir()
+        jobs.run(work)
+        assert json.loads((work.folder / "status.json").read_text())["state"] == "running"
+        assert [path.parent.name for path in sorted(tmp_path.glob("*/beside"))] == ended, "at most two at a time"
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "status.json").touch()
+    jobs.end()
+    states = [json.loads((tmp_path / name / "status.json").read_text()) for name in "abc"]
+    assert [status["state"] for status in states] == ["finished", "killed", "finished"]
+    assert "SIGKILL" in states[1]["error"]
+
+
+def _write_down(work: Work, tested: Callable[[], None]) -> None:
+    """Ends when it sees that the next one has begun; ``b`` does so badly."""
+    folder = RunFolder(work.folder)
+    folder.status(state="running", pid=os.getpid())
+    tested()
+    while not work.folder.with_name(chr(ord(work.folder.name) + 1)).joinpath("status.json").exists():
+        time.sleep(0.01)
+    (work.folder / "beside").touch()
+    if work.folder.name == "b":
+        os.kill(os.getpid(), signal.SIGKILL)
+    folder.status(state="finished")
 
 
 # ---- what is shown -----------------------------------------------------------------------------------------------------

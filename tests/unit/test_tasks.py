@@ -1,5 +1,6 @@
 """Task types: losses against loops over the labelled rows, predictions in what a user reads."""
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtl_runner.batch import MISSING, Split, TargetSpec
+from mtl_runner.datasets.kinds import KINDS
 from mtl_runner.encoders.base import FeatureSpec
 from mtl_runner.errors import UserError
 from mtl_runner.imbalance.class_weights import ClassWeights
-from mtl_runner.tasks import Task, make_tasks, task_kinds
+from mtl_runner.metrics import METRICS
+from mtl_runner.tasks import Task, make_tasks, task_class, task_kinds
 from mtl_runner.tasks.group import TaskGroup, masked, pack
 
 FEATURES = FeatureSpec((5,))
@@ -183,12 +186,20 @@ def test_only_tasks_of_one_kind_stream_and_size_run_as_one() -> None:
 
 
 def test_a_kind_that_does_not_exist_is_refused_with_the_nearest() -> None:
-    assert task_kinds() == ["binary", "multiclass", "reconstruction", "regression"]
     with pytest.raises(UserError, match=r"dataset\.tasks\.spend\.type=regresion: .*did you mean 'regression'"):
         make_tasks({"spend": TargetSpec("regresion")})
     for word in ("base", "group", "__init__"):
-        with pytest.raises(UserError, match="allowed are binary"):
+        with pytest.raises(UserError, match="allowed are "):
             make_tasks({"spend": TargetSpec(word)})
+
+
+def test_the_names_of_options_are_the_constructors_keywords() -> None:
+    """The table that data sets check a user's options by, as they import no task."""
+    assert sorted(KINDS) == task_kinds() == sorted(METRICS)
+    for kind, names in KINDS.items():
+        parameters = inspect.signature(task_class("t", kind)).parameters.values()
+        own = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+        assert set(names) == own, kind
 
 
 @each_kind

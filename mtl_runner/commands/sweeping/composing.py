@@ -42,9 +42,7 @@ class Composer:
             return self.loader.load_sweep_config(self.master, list(overrides))
 
     def _is_value(self, each: Override) -> bool:
-        return (
-            each.package is None and not each.is_hydra_override() and not self.loader.repository.group_exists(each.key_or_group)
-        )
+        return each.package is None and not self.loader.repository.group_exists(each.key_or_group)
 
     def _base(self, chosen: Sequence[Override]) -> DictConfig:
         key = tuple(str(each.input_line) for each in chosen)
@@ -57,8 +55,21 @@ class Composer:
         ours = [each for each in parsed if not each.is_hydra_override()]
         words = config.hydra.job.config.override_dirname
         config.hydra.overrides.task = [each.input_line for each in ours]
+        config.hydra.overrides.hydra += [each.input_line for each in values if each.is_hydra_override()]
         config.hydra.job.override_dirname = get_overrides_dirname(
             overrides=ours, kv_sep=words.kv_sep, item_sep=words.item_sep, exclude_keys=words.exclude_keys
         )
         OmegaConf.copy_cache(from_config=self.master, to_config=config)
         return config
+
+
+class SweepLoader(ConfigLoaderImpl):
+    """Hydra's loader for launchers: what was composed to check the jobs is not composed once more to run them."""
+
+    def __init__(self, compose: Composer) -> None:
+        super().__init__(compose.loader.config_search_path)
+        self.compose = compose
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """As Hydra's does, for the one ``master_config`` that there is."""
+        return self.compose(sweep_overrides)

@@ -1,7 +1,7 @@
 """What has to be known of Hydra's launchers: how many jobs they run at once on one machine, and what else they would run."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -55,6 +55,8 @@ class Way:
     """How many it is to be given in one go; None: all."""
     elsewhere: bool = True
     """Whether jobs print to another place than the sweep's terminal, or all at once."""
+    workers: bool = False
+    """Whether other processes of this machine start the jobs."""
 
 
 def way(config: DictConfig, jobs: int) -> Way:
@@ -63,7 +65,7 @@ def way(config: DictConfig, jobs: int) -> Way:
     most = config.hydra.sweeper.max_batch_size or jobs
     found = _WAYS.get(str(node["_target_"]).rpartition(".")[2], _elsewhere)(node)
     at_once = min(most, found.at_once or jobs)
-    return Way(min(found.together, at_once), at_once, found.elsewhere)
+    return replace(found, together=min(found.together, at_once), at_once=at_once)
 
 
 def _elsewhere(node: Mapping[str, Any]) -> Way:
@@ -77,7 +79,7 @@ def _basic(node: Mapping[str, Any]) -> Way:
 
 def _joblib(node: Mapping[str, Any]) -> Way:
     wanted = int(node["n_jobs"])
-    return Way(wanted if wanted > 0 else max(1, cores() + 1 + wanted))
+    return Way(wanted if wanted > 0 else max(1, cores() + 1 + wanted), workers=True)
 
 
 def _local(node: Mapping[str, Any]) -> Way:

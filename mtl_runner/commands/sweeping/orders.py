@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mtl_runner.commands.lock import held
+from mtl_runner.commands.sweeping.desk import Desk
 
 LAUNCH = ".launch"
 """The file in a sweep's folder that says which launch counts; empty: none, it was stopped."""
@@ -38,6 +39,10 @@ class Orders:
     """By folder."""
     imports: Sequence[str] = ()
     """Modules that take long to import, and that every job will."""
+    desk: Desk | None = None
+    """Where to ask for processes."""
+    overlap: bool = False
+    """Whether a job may begin while the one before it is written down."""
     launch: str = field(default_factory=lambda: secrets.token_hex(8))
     """Its name, unlike that of any other one in this folder, also of an earlier sweep."""
     host: str = field(default_factory=socket.gethostname)

@@ -9,12 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
-from hydra._internal.hydra import Hydra
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
@@ -26,9 +26,11 @@ from mtl_runner.commands.messages import first_line
 from mtl_runner.commands.precheck import Checked
 from mtl_runner.commands.sweeping.apart import apart
 from mtl_runner.commands.sweeping.board import FINE, LEFT, Board
+from mtl_runner.commands.sweeping.composing import SweepLoader
+from mtl_runner.commands.sweeping.desk import desk
 from mtl_runner.commands.sweeping.grid import QUEUED, GridJob, free, label, swept
 from mtl_runner.commands.sweeping.launchers import Way, way
-from mtl_runner.commands.sweeping.orders import Order, Orders, stop
+from mtl_runner.commands.sweeping.orders import Order, Orders, cores, stop
 from mtl_runner.commands.sweeping.work import Work, settle
 from mtl_runner.errors import UserError
 
@@ -38,22 +40,21 @@ PATIENCE = 30.0
 """Seconds that interrupted jobs have for their last words."""
 
 
-def sweep(hydra: Hydra, found: Checked, job: Job, arguments: Sequence[str]) -> int:
+def sweep(found: Checked, job: Job, arguments: Sequence[str]) -> int:
     """Runs the jobs that are pending, shows what became of all of them, and returns the exit code.
 
     Args:
-        hydra: the one that has composed them.
         found: all the jobs of the grid.
         job: what is called with the configuration of each.
         arguments: of the command line.
     """
     config, jobs = found.master, found.jobs
-    assert config is not None and jobs is not None
+    assert config is not None and jobs is not None and found.compose is not None
     folder = Path(config.hydra.sweep.dir).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     with only_here(folder):
         OmegaConf.save(config, folder / "multirun.yaml")
-        return _sweep(HydraContext(hydra.config_loader, Callbacks(config)), found, Board(folder, jobs), job, arguments)
+        return _sweep(HydraContext(SweepLoader(found.compose), Callbacks(config)), found, Board(folder, jobs), job, arguments)
 
 
 def _sweep(context: HydraContext, found: Checked, board: Board, job: Job, arguments: Sequence[str]) -> int:
@@ -113,15 +114,15 @@ class _Launching:
             _place(each, launch)
         keys = swept(board.jobs)
         told = {str(each.own): Order(each.number, label(each, keys), each.folder if each.resume else None) for each in jobs}
-        orders = Orders(board.sweep, len(board.jobs), how.together, told, self.imports)
+        orders = Orders(board.sweep, len(board.jobs), how.together, told, self.imports, overlap=self._overlap(how))
         orders.announce()
-        self.job.orders = orders
         board.expect(jobs)
         overrides = [[*each.launched, *_in(board.sweep, each.own)] for each in jobs]
         results: Sequence[Any] = ()
         launcher = Plugins.instance().instantiate_launcher(self.context, self.job, self.config)
         try:
-            with _interruptible(board):
+            with _interruptible(board), desk() if how.workers else nullcontext() as place:
+                self.job.orders = replace(orders, desk=place)
                 results = launcher.launch(overrides, initial_job_idx=jobs[0].number)
         except Exception as error:  # joblib's, submitit's, Ray's, each with kinds of its own
             board.look()
@@ -130,6 +131,7 @@ class _Launching:
                 raise UserError(f"hydra.launcher: {first_line(error)}") from error
             print(f"the launcher has lost jobs: {first_line(error)}", file=sys.stderr)
         with _interruptible(board):
+            self.job.overlap.end()
             _await(jobs)
         board.look()
         for each, result in zip(jobs, results, strict=False):
@@ -138,6 +140,10 @@ class _Launching:
         for each in jobs:
             if launch == LAUNCHES and each.state == QUEUED:
                 each.state, each.reason = "failed", "its process has left nothing; the launcher's own log may say why"
+
+    def _overlap(self, how: Way) -> bool:
+        """Where the launcher calls one job after the other in this process, a core is free, and nobody asks what came of each."""
+        return not how.elsewhere and cores() > 1 and not self.config.hydra.callbacks
 
 
 def _place(job: GridJob, launch: int) -> None:

@@ -2,7 +2,7 @@
 
 import signal
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,13 +32,16 @@ class Work:
     """Whether to go on with what is in the folder."""
 
 
-def train(work: Work) -> None:
-    """Trains, and writes down what was wrong where it cannot. Does nothing where the work is done, or being done, already."""
+def train(work: Work, tested: Callable[[], None] | None = None) -> None:
+    """Trains, and writes down what was wrong where it cannot. Does nothing where the work is done, or being done, already.
+
+    ``tested`` is called as ``run`` does.
+    """
     try:
         with only_here(work.folder):
             begun = read_status(work.folder)
             if begun is None if not work.resume else begun is not None and begun.get("state") != "finished":
-                _train(work)
+                _train(work, tested)
     except Busy:
         return
 
@@ -63,16 +66,16 @@ def settle(work: Work, code: int) -> None:
         sync(work.folder)
 
 
-def _train(work: Work) -> None:
+def _train(work: Work, tested: Callable[[], None] | None) -> None:
     from mtl_runner import run
     from mtl_runner.folder import write_text
 
     try:
         check(work.node, work.allowed)
         if work.resume:
-            run.resume(work.folder, allowed=work.allowed)
+            run.resume(work.folder, allowed=work.allowed, tested=tested)
         else:
-            run.run(OmegaConf.create(dict(work.node)), work.folder, _identified(work))
+            run.run(OmegaConf.create(dict(work.node)), work.folder, _identified(work), tested=tested)
     except NotApplicable as error:
         _end(work, "not_applicable", str(error))
     except UserError as error:

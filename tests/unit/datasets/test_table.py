@@ -210,7 +210,11 @@ def test_positive_values_and_class_names(save):
     assert (target.kind, target.classes, target.role) == ("binary", ("free", "paid"), "auxiliary")
     refused("positive 'golden' is no value.*did you mean 'gold'", path, {"plan": {"positive": "golden"}})
     refused("holds 3 values, basic, gold, silver; say which", path, {"plan": {"type": "binary"}})
-    refused("classes: the column holds 'silver' too", path, {"plan": {"type": "multiclass", "classes": ["gold", "basic"]}})
+    refused(
+        "line 3: column 'plan' holds 'silver' too.*classes: gold, basic",
+        path,
+        {"plan": {"type": "multiclass", "classes": ["gold", "basic"]}},
+    )
     ordered = load(path, {"plan": {"type": "multiclass", "classes": ["basic", "silver", "gold", "platinum"]}})
     assert ordered.targets["plan"].classes == ("basic", "silver", "gold", "platinum")
 

@@ -1,16 +1,9 @@
-"""Which metrics belong to which kind of task, and their values: those that scikit-learn defines, for T tasks at once.
+"""The metrics of tasks with one class or some numbers per example: those that scikit-learn defines, for T tasks at once.
 
 Shape legend: T tasks of one kind, N examples, C classes, K outputs of a regression, R rows that are ranked.
-
-All arithmetic is in float64 (or in whole numbers), on the device of the inputs; Apple's MPS has no float64, so that
-tensors from there are moved to the CPU and the results stay on it. An example without a label counts nowhere. A value
-is NaN where it is undefined: each function says when. A task whose output is not finite on a labelled example has diverged:
-all its values are NaN.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -18,18 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mtl_runner.batch import labelled
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric's name, its direction, and what of a task it looks at."""
-
-    name: str
-    higher_is_better: bool | None
-    """None: it is a figure of the data, to read others by; no average has it, and no model is chosen by it."""
-    of: Literal["classes", "probabilities", "values"]
-    """The predicted classes; their probabilities, or the order that these give; or predicted numbers."""
-
+from mtl_runner.metrics.base import Metric, diverged, in_order, usable
 
 _CLASSES = tuple(
     Metric(name, True, "classes") for name in ("balanced_accuracy", "accuracy", "g_mean", "precision", "recall", "f1", "mcc")
@@ -37,15 +19,11 @@ _CLASSES = tuple(
 _RANKS = (Metric("roc_auc", True, "probabilities"), Metric("average_precision", True, "probabilities"))
 _PREVALENCE = Metric("prevalence", None, "probabilities")
 _PROBABILITIES = tuple(Metric(name, False, "probabilities") for name in ("log_loss", "brier", "calibration_error"))
-_NUMBERS = (Metric("r2", True, "values"), Metric("mae", False, "values"), Metric("rmse", False, "values"))
+NUMBERS = (Metric("r2", True, "values"), Metric("mae", False, "values"), Metric("rmse", False, "values"))
 
-METRICS: Mapping[str, tuple[Metric, ...]] = {
-    "binary": (*_RANKS, _PREVALENCE, *_PROBABILITIES, *_CLASSES),
-    "multiclass": (*_CLASSES, *_RANKS, *_PROBABILITIES),
-    "regression": _NUMBERS,
-    "reconstruction": _NUMBERS,
-}
-"""By target kind, the primary metric first; the functions below return theirs in this order."""
+BINARY = (*_RANKS, _PREVALENCE, *_PROBABILITIES, *_CLASSES)
+MULTICLASS = (*_CLASSES, *_RANKS, *_PROBABILITIES)
+"""The primary metric first; the functions below return theirs in this order."""
 
 _EPS = torch.finfo(torch.float64).eps
 CALIBRATION_BINS = 15
@@ -71,7 +49,7 @@ def binary(logits: Tensor, targets: Tensor, decided: Tensor | None = None) -> di
         targets: [T, N], 0 or 1, NaN where there is no label.
         decided: [T, N], logits that the classes are decided by, where a threshold has been moved; ``logits`` otherwise.
     """
-    logits, targets = _usable(logits), _usable(targets)
+    logits, targets = usable(logits), usable(targets)
     mask, positive = labelled(targets), targets > 0.5
     loss = functional.softplus(torch.where(positive, -logits, logits).double()).clamp(_EPS, -math.log(_EPS))
     probability = logits.double().sigmoid()
@@ -84,9 +62,9 @@ def binary(logits: Tensor, targets: Tensor, decided: Tensor | None = None) -> di
         "log_loss": _mean(loss, mask),
         "brier": _mean(error.square(), mask),
         "calibration_error": _calibration_error(probability, error, mask),
-        **_decided(confusion((logits if decided is None else _usable(decided)) > 0, targets, 2)),
+        **of_confusion(confusion((logits if decided is None else usable(decided)) > 0, targets, 2)),
     }
-    return _report("binary", values, _diverged(logits, mask))
+    return in_order(BINARY, values, diverged(logits, mask))
 
 
 def multiclass(logits: Tensor, targets: Tensor, decided: Tensor | None = None) -> dict[str, Tensor]:
@@ -106,7 +84,7 @@ def multiclass(logits: Tensor, targets: Tensor, decided: Tensor | None = None) -
         decided: [T, N, C], logits that the classes are decided by, where they have been shifted; ``logits`` otherwise.
     """
     decided = None if decided is logits else decided
-    logits, targets = _usable(logits), _usable(targets)
+    logits, targets = usable(logits), usable(targets)
     mask, (tasks, examples, classes) = labelled(targets), logits.shape
     truth = targets.clamp(min=0)
     probabilities = logits.double().softmax(-1)
@@ -120,14 +98,14 @@ def multiclass(logits: Tensor, targets: Tensor, decided: Tensor | None = None) -
         mask.repeat_interleave(classes, 0),
     )
     values = {
-        **_decided(confusion(top if decided is None else _usable(decided).argmax(-1), targets, classes)),
+        **of_confusion(confusion(top if decided is None else usable(decided).argmax(-1), targets, classes)),
         "roc_auc": roc_auc.reshape(tasks, classes).mean(-1),
         "average_precision": average_precision.reshape(tasks, classes).mean(-1),
         "log_loss": _mean(-given.clamp(_EPS, 1 - _EPS).log(), mask),
         "brier": _mean((probabilities.square().sum(-1) - 2 * given + 1).clamp(min=0), mask),
         "calibration_error": _calibration_error(confidence, confidence - (top == truth).double(), mask),
     }
-    return _report("multiclass", values, _diverged(logits, mask[..., None]))
+    return in_order(MULTICLASS, values, diverged(logits, mask[..., None]))
 
 
 def regression(
@@ -150,10 +128,10 @@ def regression(
         scale: one positive number per task and output, [T] or [T, K]; 1 where omitted.
         average: of R² over the outputs: equal weights, or each output's variance in the user's unit (reconstruction).
     """
-    values, targets = _usable(values), _usable(targets)
+    values, targets = usable(values), usable(targets)
     tasks, examples = values.shape[:2]
     values, targets = (x.reshape(tasks, examples, math.prod(x.shape[2:])) for x in (values, targets))
-    unit = values.new_ones(tasks, 1).double() if scale is None else _usable(scale).double().reshape(tasks, -1)
+    unit = values.new_ones(tasks, 1).double() if scale is None else usable(scale).double().reshape(tasks, -1)
     mask, zero = labelled(targets), values.new_zeros((), dtype=torch.float64)
     count = mask.sum(1)
     error = torch.where(mask, values.double() - targets.double(), zero)
@@ -168,7 +146,7 @@ def regression(
         "mae": _average(error.abs().sum(1) / count * unit, (count > 0).double()),
         "rmse": _average((residual / count).sqrt() * unit, (count > 0).double()),
     }
-    return _report("regression", results, _diverged(values, mask))
+    return in_order(NUMBERS, results, diverged(values, mask))
 
 
 def confusion(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:
@@ -179,27 +157,12 @@ def confusion(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:
         targets: classes, [T, N]; NaN (float) or -100 (integer) where there is no label.
         classes: C.
     """
-    predicted, targets = _usable(predicted), _usable(targets)
+    predicted, targets = usable(predicted), usable(targets)
     tasks = len(targets)
     offset = torch.arange(tasks, device=targets.device)[:, None] * classes
     mask = labelled(targets)
     cell = (offset + torch.where(mask, targets, 0).long()) * classes + predicted.long()
     return torch.bincount(cell[mask], minlength=tasks * classes**2).reshape(tasks, classes, classes)
-
-
-def _usable(tensor: Tensor) -> Tensor:
-    """Without a graph, and on a device that has float64."""
-    return tensor.detach().cpu() if tensor.device.type == "mps" else tensor.detach()
-
-
-def _diverged(outputs: Tensor, mask: Tensor) -> Tensor:
-    """[T]: whether any output of a labelled example is not finite."""
-    return (mask & ~outputs.isfinite()).flatten(1).any(-1)
-
-
-def _report(kind: str, values: Mapping[str, Tensor], diverged: Tensor) -> dict[str, Tensor]:
-    """The kind's metrics in their order, NaN for the tasks that diverged."""
-    return {metric.name: values[metric.name].masked_fill(diverged, math.nan) for metric in METRICS[kind]}
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -212,7 +175,7 @@ def _average(values: Tensor, weights: Tensor) -> Tensor:
     return (values.masked_fill(weights == 0, 0) * weights).sum(-1) / weights.sum(-1)
 
 
-def _decided(matrix: Tensor) -> dict[str, Tensor]:
+def of_confusion(matrix: Tensor) -> dict[str, Tensor]:
     """The metrics of decisions from their confusion matrix [T, C, C], each [T]."""
     matrix = matrix.double()
     hits, true, predicted = matrix.diagonal(dim1=-2, dim2=-1), matrix.sum(-1), matrix.sum(-2)

@@ -1,0 +1,155 @@
+"""COCO's annotation files: masks as its own tools decode them, and the data set that is made of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.path import Path as Outline
+from PIL import Image
+
+from mtl_runner.batch import MISSING
+from mtl_runner.datasets import masks
+from mtl_runner.datasets.coco import Coco
+from mtl_runner.datasets.coco_preparation import seen
+from mtl_runner.datasets.prepared import read_preparation
+from mtl_runner.errors import UserError
+
+TASKS: dict[str, Any] = {
+    "boxes": {"type": "detection"},
+    "map": {"type": "segmentation"},
+    "pose": {"type": "keypoints"},
+    "there": {"type": "multilabel"},
+}
+
+
+def test_a_polygon_holds_the_pixels_whose_centre_is_inside() -> None:
+    """As an independent point-in-polygon test by the same rule says, corners outside of the image included."""
+    draws = np.random.default_rng(0)
+    centres = np.stack(np.meshgrid(np.arange(17) + 0.5, np.arange(13) + 0.5), -1).reshape(-1, 2)
+    for _ in range(40):
+        corners = draws.uniform(-4, 20, (3, 2))  # of three corners no two edges cross: even-odd and nonzero are the same
+        expected = Outline(np.vstack([corners, corners[:1]])).contains_points(centres).reshape(13, 17)
+        assert (masks.from_polygon(corners.ravel().tolist(), 13, 17) == expected).all()
+    ring = [0, 0, 6, 0, 6, 6, 0, 6, 0, 0, 2, 2, 2, 4, 4, 4, 4, 2, 2, 2]
+    assert masks.from_polygon(ring, 6, 6).sum() == 36 - 4
+    both = masks.decoded([[0, 0, 2, 0, 2, 2, 0, 2], [1, 1, 3, 1, 3, 3, 1, 3]], 4, 4)
+    assert both.sum() == 4 + 4 - 1
+
+
+def test_run_lengths_as_a_list_and_as_text() -> None:
+    """The texts are what COCO's own tool wrote for these masks."""
+    mask = np.zeros((4, 5), bool)
+    mask[1:3, 1:4] = True
+    assert (masks.from_runs({"size": [4, 5], "counts": [5, 2, 2, 2, 2, 2, 5]}, 4, 5) == mask).all()
+    assert (masks.from_runs({"size": [4, 5], "counts": "5220003"}, 4, 5) == mask).all()
+    large = np.zeros((40, 50), bool)
+    large[3:37, 20:21] = True
+    assert (masks.from_runs({"size": [40, 50], "counts": "Si0R1[T1"}, 40, 50) == large).all()
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "said"),
+    [
+        ({"size": [4, 5], "counts": [5, 2]}, "add up to the 20 pixels"),
+        ({"size": [5, 4], "counts": [20]}, "in an image of 4 × 5"),
+        ({"size": [4, 5], "counts": "5~"}, "stands for no number"),
+        ({"size": [4, 5], "counts": "5P"}, "in the middle of a number"),
+        ([[1, 2, 3, 4]], "three points or more"),
+        ("x", "a list of polygons or a mapping"),
+    ],
+)
+def test_masks_that_cannot_be_read(segmentation: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        masks.decoded(segmentation, 4, 5)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Ten images of 8 × 10 pixels: a cat of 4 × 3 at (2, 1) with two key points, before a mat that is a crowd in the last one."""
+    images = [{"id": 7 + n, "file_name": f"{n}.png", "height": 8, "width": 10} for n in range(10)]
+    for n in range(10):
+        Image.fromarray(np.full((8, 10, 3), 20 * n, np.uint8)).save(tmp_path / f"{n}.png")
+    annotations: list[dict[str, Any]] = []
+    for n in range(10):
+        runs = {"size": [8, 10], "counts": [0, 40, 40]}
+        mat = {"category_id": 3, "bbox": [0, 0, 5, 8], "area": 40, "segmentation": runs, "iscrowd": int(n == 9)}
+        cat = {"category_id": 1, "bbox": [2, 1, 4, 3], "area": 12, "segmentation": [[2, 1, 6, 1, 6, 4, 2, 4]], "iscrowd": 0}
+        annotations.append({"image_id": 7 + n, "id": 2 * n, **cat, "keypoints": [3, 2, 2, 0, 0, 0], "num_keypoints": 1})
+        if n:
+            annotations.append({"image_id": 7 + n, "id": 2 * n + 1, **mat})
+    categories = [{"id": 3, "name": "mat"}, {"id": 1, "name": "cat", "keypoints": ["nose", "tail"]}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    return tmp_path / "instances.json"
+
+
+def test_an_annotation_file_is_boxes_maps_points_and_what_is_there(file: Path) -> None:
+    data = Coco(str(file), TASKS).load()
+    assert data.targets["map"].classes == ("background", "cat", "mat") and data.targets["boxes"].columns == ("cat", "mat")
+    for split in data.splits.values():
+        for place, row in enumerate(split.context["input"]["row"].tolist()):
+            boxes, regions, pose, there = (split.targets[name][place] for name in TASKS)
+            expected = torch.zeros(8, 10, dtype=torch.int16)
+            expected[:, :5] = 0 if not row else MISSING if row == 9 else 2
+            expected[1:4, 2:6] = 1
+            assert torch.equal(regions, expected)
+            torch.testing.assert_close(boxes[0], torch.tensor([0.2, 1 / 8, 0.6, 4 / 8, 0]))
+            assert boxes[:, 4].tolist() == ([0, -1] if row in (0, 9) else [0, 1])
+            torch.testing.assert_close(pose[0], torch.tensor([0.3, 0.25]))
+            assert pose[1].isnan().all() and there.tolist() == [1, 0 if row in (0, 9) else 1]
+    prepared = read_preparation(json.loads(json.dumps(data.preparation)))["input"]
+    (batch,) = prepared.batches(file, ("image",), 100)
+    for name, target in prepared.targets(batch).items():
+        whole = torch.zeros_like(target)
+        for split in data.splits.values():
+            whole[split.context["input"]["row"]] = split.targets[name]
+        torch.testing.assert_close(target, whole, equal_nan=True)
+
+
+def test_the_parts_may_have_files_of_their_own(file: Path) -> None:
+    data = Coco(str(file), {"map": {"type": "segmentation", "classes": ["cat"]}}, test_path=str(file), size=[4, 5]).load()
+    assert sorted(data.splits["test"].context["input"]["row"].tolist()) == list(range(10, 20))
+    assert data.splits["test"].targets["map"].shape == (10, 4, 5) and data.targets["map"].classes == ("background", "cat")
+
+
+def test_a_window_shows_a_map_as_it_shows_the_image() -> None:
+    values = np.arange(24, dtype=np.int16).reshape(4, 6)
+    assert (seen(values, torch.tensor([1.0, 0, 4, 4]), (4, 4)) == values[:, 1:5]).all()
+    wide = seen(values, torch.tensor([0.0, -1, 6, 6]), (6, 6))
+    assert (wide[1:5] == values).all() and (wide[[0, 5]] == MISSING).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"image_id": 99}, r"annotation 0: there is no image 99"),
+        ({"category_id": 99}, r"annotation 0: there is no category 99"),
+        ({"bbox": [1, 2, 0, 4]}, r"annotation 0: bbox=\[1, 2, 0, 4\] is not x, y, width, height"),
+        ({"keypoints": [1, 2]}, r"annotation 0: keypoints are not x, y, v"),
+    ],
+)
+def test_annotations_that_cannot_be_used_are_told_or_skipped(change: dict[str, Any], said: str, file: Path) -> None:
+    content = json.loads(file.read_text())
+    content["annotations"][0] |= change
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=said):
+        Coco(str(file), TASKS).load()
+    data = Coco(str(file), TASKS, on_error="skip").load()
+    assert len(data.skipped) == 1 and sum(len(split.targets["map"]) for split in data.splits.values()) == 10
+
+
+def test_broken_files_and_masks_are_told(file: Path) -> None:
+    content = json.loads(file.read_text())
+    content["annotations"][0]["segmentation"] = {"size": [8, 10], "counts": [3]}
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"annotation 0: run lengths have to be"):
+        Coco(str(file), TASKS).load()
+    file.write_text(json.dumps({"images": []}))
+    with pytest.raises(UserError, match=r"no annotation file in COCO's format: it has no lists images, annotations, categories"):
+        Coco(str(file), TASKS).load()
+    file.write_text("{")
+    with pytest.raises(UserError, match=r"is no whole JSON file"):
+        Coco(str(file), TASKS).load()
