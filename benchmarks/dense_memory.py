@@ -24,7 +24,7 @@ from mtl_runner import predict, run
 from mtl_runner.batch import Data, Split
 from mtl_runner.config import config_dir
 from mtl_runner.datasets.dense import Dense
-from mtl_runner.datasets.scenes import drawn
+from mtl_runner.datasets.maps.scenes import drawn
 from mtl_runner.evaluate import evaluate
 from mtl_runner.folder import Origin
 from mtl_runner.tasks.group import pack

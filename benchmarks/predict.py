@@ -26,7 +26,7 @@ from hydra import compose, initialize_config_dir
 
 from mtl_runner import predict, run
 from mtl_runner.config import config_dir
-from mtl_runner.datasets.reading import Reading, read
+from mtl_runner.datasets.rows.reading import Reading, read
 from mtl_runner.folder import Origin
 
 HERE = Path(__file__).resolve().parent

@@ -27,7 +27,7 @@ from mtl_runner import build, run
 from mtl_runner.batch import Batch, Data, TargetSpec
 from mtl_runner.config import config_dir
 from mtl_runner.datasets.base import Dataset
-from mtl_runner.datasets.preparation import Number, Preparation
+from mtl_runner.datasets.rows.preparation import Number, Preparation
 from mtl_runner.folder import Origin
 from mtl_runner.trainer import Trainer
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from mtl_runner import build, checkpoint
 from mtl_runner.batch import Batch, Fields, StreamSpec, TargetSpec, example
 from mtl_runner.datasets.prepared import Prepared, read_preparation
-from mtl_runner.datasets.reading import Rows
+from mtl_runner.datasets.rows.reading import Rows
 from mtl_runner.errors import UserError, choices, nearest
 from mtl_runner.evaluate import Measured, Report, averages
 from mtl_runner.folder import RunFolder

@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 from annotated_types import Ge
 
-from mtl_runner.datasets.columns import categories
 from mtl_runner.datasets.files import Expected, expect
-from mtl_runner.datasets.inputs import matching
-from mtl_runner.datasets.preparation import read_numbers
-from mtl_runner.datasets.reading import column_names, read_batches
 from mtl_runner.datasets.recsys import Recsys
+from mtl_runner.datasets.rows.columns import categories
+from mtl_runner.datasets.rows.inputs import matching
+from mtl_runner.datasets.rows.preparation import read_numbers
+from mtl_runner.datasets.rows.reading import column_names, read_batches
 from mtl_runner.datasets.stratify import Ints
 
 FILES = (Expected("train.csv", others=("train.csv.gz",)), Expected("test.csv", others=("test.csv.gz",)))

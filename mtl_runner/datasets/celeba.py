@@ -8,12 +8,12 @@ import pyarrow as pa
 
 from mtl_runner.batch import Data
 from mtl_runner.datasets.base import known, task_options
-from mtl_runner.datasets.boxes import KIND
-from mtl_runner.datasets.celeba_files import read_list, read_parts, same_images
 from mtl_runner.datasets.files import Expected, expect
-from mtl_runner.datasets.image_data import ImageOptions
 from mtl_runner.datasets.images import LabelledImages
-from mtl_runner.datasets.reading import Reading
+from mtl_runner.datasets.pictures.boxes import KIND
+from mtl_runner.datasets.pictures.celeba_files import read_list, read_parts, same_images
+from mtl_runner.datasets.pictures.image_data import ImageOptions
+from mtl_runner.datasets.rows.reading import Reading
 from mtl_runner.datasets.splitting import Splitting
 from mtl_runner.errors import UserError
 

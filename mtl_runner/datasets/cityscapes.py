@@ -1,6 +1,6 @@
 """Cityscapes as MTAN prepared it: streets with 7 classes and depths."""
 
-from mtl_runner.datasets.npy_layout import NpyLayout, Published
+from mtl_runner.datasets.maps.npy_layout import NpyLayout, Published
 
 CLASSES = ["flat", "construction", "object", "nature", "sky", "human", "vehicle"]
 CITYSCAPES = Published(

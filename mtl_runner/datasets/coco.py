@@ -11,11 +11,11 @@ from torch import Tensor
 
 from mtl_runner.batch import Data
 from mtl_runner.datasets.base import TaskOptions, Tasks, known, task_options
-from mtl_runner.datasets.coco_files import Annotations, read_annotations
-from mtl_runner.datasets.coco_preparation import IMAGE, Asked, CocoPreparation, as_table, category_column, point_columns
-from mtl_runner.datasets.image_data import ImageDataset, ImageOptions, Stream, as_data
-from mtl_runner.datasets.labels import read_labels
-from mtl_runner.datasets.preparation import Preparation
+from mtl_runner.datasets.pictures.coco_files import Annotations, read_annotations
+from mtl_runner.datasets.pictures.coco_preparation import IMAGE, Asked, CocoPreparation, as_table, category_column, point_columns
+from mtl_runner.datasets.pictures.image_data import ImageDataset, ImageOptions, Stream, as_data
+from mtl_runner.datasets.rows.labels import read_labels
+from mtl_runner.datasets.rows.preparation import Preparation
 from mtl_runner.datasets.splitting import split
 from mtl_runner.errors import UserError, choices
 

@@ -11,13 +11,13 @@ from annotated_types import Ge
 
 from mtl_runner.batch import MISSING, Data, Split
 from mtl_runner.datasets.base import Dataset, described, fingerprint, known, select, task_options, texts
-from mtl_runner.datasets.columns import order
-from mtl_runner.datasets.conll_files import LINE, Format, read_sentences
-from mtl_runner.datasets.sentences import Sentences, Tags, commonest
+from mtl_runner.datasets.rows.columns import order
 from mtl_runner.datasets.skipping import OnError, Skipping
 from mtl_runner.datasets.splitting import Splitting, split
 from mtl_runner.datasets.stratify import Ints
-from mtl_runner.datasets.vocabulary import Letters, Vocabulary, Words
+from mtl_runner.datasets.words.conll_files import LINE, Format, read_sentences
+from mtl_runner.datasets.words.sentences import Sentences, Tags, commonest
+from mtl_runner.datasets.words.vocabulary import Letters, Vocabulary, Words
 from mtl_runner.errors import UserError, choices
 
 TASK_KEYS = ("columns", "role", "metric", "classes")

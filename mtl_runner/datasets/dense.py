@@ -12,13 +12,13 @@ from annotated_types import Ge
 from torch import Tensor
 
 from mtl_runner.batch import Data, Split
-from mtl_runner.datasets import maps
-from mtl_runner.datasets.augmentation import Augmentation, Changes
 from mtl_runner.datasets.base import Dataset, TaskOptions, described, fingerprint, select
-from mtl_runner.datasets.map_folders import PART, Layout
-from mtl_runner.datasets.map_tasks import map_tasks
-from mtl_runner.datasets.pixelwise import Map, Pixelwise, named_files, place
-from mtl_runner.datasets.reading import Reading, Rows, read
+from mtl_runner.datasets.maps import map_files
+from mtl_runner.datasets.maps.map_folders import PART, Layout
+from mtl_runner.datasets.maps.map_tasks import map_tasks
+from mtl_runner.datasets.maps.pixelwise import Map, Pixelwise, named_files, place
+from mtl_runner.datasets.pictures.augmentation import Augmentation, Changes
+from mtl_runner.datasets.rows.reading import Reading, Rows, read
 from mtl_runner.datasets.skipping import OnError, Skipping
 from mtl_runner.datasets.splitting import Splitting, split
 from mtl_runner.datasets.stratify import Ints
@@ -114,7 +114,7 @@ class Dense(Dataset):
         problem = UserError(f"dataset.path={self.path}: no image is named in {self.image}")
         for path in filter(None, named_files(rows, self.image)):
             try:
-                channels, height, width = maps.picture(path).shape
+                channels, height, width = map_files.picture(path).shape
             except UserError as error:
                 problem = error
                 if self.on_error == "stop":

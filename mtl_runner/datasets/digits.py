@@ -9,9 +9,9 @@ from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 
 from mtl_runner.batch import Batch, Data
-from mtl_runner.datasets.arrays import Source, assembled
 from mtl_runner.datasets.base import Dataset, known, task_options
-from mtl_runner.datasets.preparation import Number, Preparation, Target
+from mtl_runner.datasets.rows.arrays import Source, assembled
+from mtl_runner.datasets.rows.preparation import Number, Preparation, Target
 from mtl_runner.datasets.splitting import Splitting, split
 from mtl_runner.datasets.stratify import Ints
 from mtl_runner.errors import UserError

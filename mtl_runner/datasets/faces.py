@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from mtl_runner.batch import Data
-from mtl_runner.datasets.array_images import of_arrays
-from mtl_runner.datasets.augmentation import Changes
 from mtl_runner.datasets.base import Dataset, known, task_options
-from mtl_runner.datasets.preparation import Target
+from mtl_runner.datasets.pictures.array_images import of_arrays
+from mtl_runner.datasets.pictures.augmentation import Changes
+from mtl_runner.datasets.rows.preparation import Target
 from mtl_runner.datasets.splitting import Splitting, split
 from mtl_runner.seeding import derive
 

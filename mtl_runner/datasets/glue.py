@@ -11,13 +11,13 @@ from annotated_types import Ge
 
 from mtl_runner.batch import Data
 from mtl_runner.datasets.base import Dataset, known, task_options
-from mtl_runner.datasets.columns import MISSING_TEXTS
-from mtl_runner.datasets.corpus import Corpus, TextOptions
 from mtl_runner.datasets.files import Expected, expect
-from mtl_runner.datasets.preparation import require
-from mtl_runner.datasets.reading import Reading, concatenated, read
+from mtl_runner.datasets.rows.columns import MISSING_TEXTS
+from mtl_runner.datasets.rows.preparation import require
+from mtl_runner.datasets.rows.reading import Reading, concatenated, read
 from mtl_runner.datasets.splitting import Splitting
 from mtl_runner.datasets.texts import joined
+from mtl_runner.datasets.words.corpus import Corpus, TextOptions
 from mtl_runner.errors import UserError
 
 WHERE = "https://gluebenchmark.com/tasks, or the addresses in its download script"

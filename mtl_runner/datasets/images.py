@@ -12,16 +12,16 @@ import torch
 
 from mtl_runner.batch import Data, labelled
 from mtl_runner.datasets.base import TaskOptions, task_options, texts
-from mtl_runner.datasets.boxes import by_image, cells, classes_of
-from mtl_runner.datasets.columns import MISSING_TEXTS, categories
-from mtl_runner.datasets.image_data import ImageDataset, ImageOptions, Stream, as_data
-from mtl_runner.datasets.image_files import images_in
-from mtl_runner.datasets.image_preparation import ImagePreparation
-from mtl_runner.datasets.inputs import matching
-from mtl_runner.datasets.labels import Labels, read_labels
-from mtl_runner.datasets.notes import label_notes
-from mtl_runner.datasets.preparation import Preparation
-from mtl_runner.datasets.reading import Reading, read, where
+from mtl_runner.datasets.pictures.boxes import by_image, cells, classes_of
+from mtl_runner.datasets.pictures.image_data import ImageDataset, ImageOptions, Stream, as_data
+from mtl_runner.datasets.pictures.image_files import images_in
+from mtl_runner.datasets.pictures.image_preparation import ImagePreparation
+from mtl_runner.datasets.rows.columns import MISSING_TEXTS, categories
+from mtl_runner.datasets.rows.inputs import matching
+from mtl_runner.datasets.rows.labels import Labels, read_labels
+from mtl_runner.datasets.rows.notes import label_notes
+from mtl_runner.datasets.rows.preparation import Preparation
+from mtl_runner.datasets.rows.reading import Reading, read, where
 from mtl_runner.datasets.skipping import Skipping
 from mtl_runner.datasets.splitting import split
 from mtl_runner.datasets.stratify import Ints

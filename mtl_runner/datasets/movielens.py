@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 import pyarrow as pa
 from annotated_types import Ge
 
-from mtl_runner.datasets.columns import MISSING_TEXTS
 from mtl_runner.datasets.files import Expected, expect
+from mtl_runner.datasets.interacting.sides import Side
 from mtl_runner.datasets.recsys import Recsys
-from mtl_runner.datasets.sides import Side
+from mtl_runner.datasets.rows.columns import MISSING_TEXTS
 from mtl_runner.datasets.stratify import Ints
 from mtl_runner.errors import UserError
 

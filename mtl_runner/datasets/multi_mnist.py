@@ -9,12 +9,12 @@ from annotated_types import Ge
 from numpy.typing import NDArray
 
 from mtl_runner.batch import Data
-from mtl_runner.datasets.array_images import of_arrays
-from mtl_runner.datasets.augmentation import Changes
 from mtl_runner.datasets.base import Dataset, known, task_options
 from mtl_runner.datasets.files import Expected, expect
-from mtl_runner.datasets.idx import read_labelled
-from mtl_runner.datasets.preparation import Target
+from mtl_runner.datasets.pictures.array_images import of_arrays
+from mtl_runner.datasets.pictures.augmentation import Changes
+from mtl_runner.datasets.pictures.idx import read_labelled
+from mtl_runner.datasets.rows.preparation import Target
 from mtl_runner.datasets.stratify import stratify
 from mtl_runner.errors import UserError
 from mtl_runner.seeding import derive

@@ -1,6 +1,6 @@
 """NYU Depth V2 as MTAN prepared it: rooms with 13 classes, depths and normals."""
 
-from mtl_runner.datasets.npy_layout import NpyLayout, Published
+from mtl_runner.datasets.maps.npy_layout import NpyLayout, Published
 
 CLASSES = [
     "bed",

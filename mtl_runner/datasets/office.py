@@ -12,12 +12,12 @@ import pyarrow as pa
 from mtl_runner.batch import Data
 from mtl_runner.datasets.base import task_options
 from mtl_runner.datasets.files import Expected, expect
-from mtl_runner.datasets.image_data import ImageDataset, ImageOptions, Stream, as_data
-from mtl_runner.datasets.image_files import Look, images_in
-from mtl_runner.datasets.image_preparation import ImagePreparation
-from mtl_runner.datasets.preparation import Preparation, Target
+from mtl_runner.datasets.pictures.image_data import ImageDataset, ImageOptions, Stream, as_data
+from mtl_runner.datasets.pictures.image_files import Look, images_in
+from mtl_runner.datasets.pictures.image_preparation import ImagePreparation
 from mtl_runner.datasets.prepared import together
-from mtl_runner.datasets.reading import Reading
+from mtl_runner.datasets.rows.preparation import Preparation, Target
+from mtl_runner.datasets.rows.reading import Reading
 from mtl_runner.datasets.skipping import Skipping
 from mtl_runner.datasets.splitting import split
 from mtl_runner.errors import UserError, choices, nearest

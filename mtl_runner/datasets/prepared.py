@@ -9,17 +9,17 @@ from typing import Any, ClassVar, cast
 import pyarrow as pa
 from torch import Tensor
 
-from mtl_runner.datasets.reading import Rows
+from mtl_runner.datasets.rows.reading import Rows
 from mtl_runner.errors import UserError, choices
 
 KINDS: Mapping[str, tuple[str, str]] = {
-    "recsys": ("mtl_runner.datasets.joined", "Joined"),
-    "coco": ("mtl_runner.datasets.coco_preparation", "CocoPreparation"),
-    "pixelwise": ("mtl_runner.datasets.pixelwise", "Pixelwise"),
-    "table": ("mtl_runner.datasets.preparation", "Preparation"),
-    "text": ("mtl_runner.datasets.text_preparation", "TextPreparation"),
-    "conll": ("mtl_runner.datasets.sentences", "Sentences"),
-    "images": ("mtl_runner.datasets.image_preparation", "ImagePreparation"),
+    "recsys": ("mtl_runner.datasets.interacting.joined", "Joined"),
+    "coco": ("mtl_runner.datasets.pictures.coco_preparation", "CocoPreparation"),
+    "pixelwise": ("mtl_runner.datasets.maps.pixelwise", "Pixelwise"),
+    "table": ("mtl_runner.datasets.rows.preparation", "Preparation"),
+    "text": ("mtl_runner.datasets.words.text_preparation", "TextPreparation"),
+    "conll": ("mtl_runner.datasets.words.sentences", "Sentences"),
+    "images": ("mtl_runner.datasets.pictures.image_preparation", "ImagePreparation"),
 }
 """Module and class by the word that a ``data.json`` has for them: a name from there is looked up here and never imported."""
 

@@ -9,8 +9,8 @@ from annotated_types import Ge, Lt
 from mtl_runner.batch import MISSING, Data
 from mtl_runner.datasets.base import Dataset, known, task_options
 from mtl_runner.datasets.dense import fitted, pixelwise_data
-from mtl_runner.datasets.pixelwise import Map, Pixelwise
-from mtl_runner.datasets.scenes import CLASSES, drawn
+from mtl_runner.datasets.maps.pixelwise import Map, Pixelwise
+from mtl_runner.datasets.maps.scenes import CLASSES, drawn
 from mtl_runner.seeding import derive
 
 TASKS = {
@@ -21,7 +21,7 @@ TASKS = {
 
 
 class Shapes(Dataset):
-    """Images [3, S, S] of spheres, plates and cones before a tilted plane (``datasets/scenes.py``), and three tasks on them.
+    """Images [3, S, S] of spheres, plates and cones before a tilted plane (``datasets/maps/scenes.py``), and three tasks on them.
 
     ``segmentation`` (ground, sphere, plate, cone), ``depth`` (metres) and ``normals`` (x right, y up, z to the camera).
     Colours say nothing of a class: a network has to look at outlines and shading.

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtl_runner.batch import MISSING, Data
-from mtl_runner.datasets.arrays import Source, assembled
 from mtl_runner.datasets.base import Dataset, Tasks, known, task_options
-from mtl_runner.datasets.preparation import Number, Preparation, Target
+from mtl_runner.datasets.rows.arrays import Source, assembled
+from mtl_runner.datasets.rows.preparation import Number, Preparation, Target
 from mtl_runner.errors import UserError
 from mtl_runner.seeding import generator
 

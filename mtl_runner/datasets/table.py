@@ -9,14 +9,14 @@ from annotated_types import Ge
 from numpy.typing import NDArray
 
 from mtl_runner.batch import Data
-from mtl_runner.datasets.arrays import Source, assembled
 from mtl_runner.datasets.base import Dataset, Tasks, task_options, texts
-from mtl_runner.datasets.columns import MISSING_TEXTS, categories
-from mtl_runner.datasets.inputs import fit_inputs, matching
-from mtl_runner.datasets.labels import TYPES, Labels, read_labels
-from mtl_runner.datasets.notes import label_notes
-from mtl_runner.datasets.preparation import Preparation, read_numbers
-from mtl_runner.datasets.reading import Reading, concatenated, read, where
+from mtl_runner.datasets.rows.arrays import Source, assembled
+from mtl_runner.datasets.rows.columns import MISSING_TEXTS, categories
+from mtl_runner.datasets.rows.inputs import fit_inputs, matching
+from mtl_runner.datasets.rows.labels import TYPES, Labels, read_labels
+from mtl_runner.datasets.rows.notes import label_notes
+from mtl_runner.datasets.rows.preparation import Preparation, read_numbers
+from mtl_runner.datasets.rows.reading import Reading, concatenated, read, where
 from mtl_runner.datasets.splitting import Splitting, split
 from mtl_runner.datasets.stratify import Floats, Ints
 from mtl_runner.errors import UserError

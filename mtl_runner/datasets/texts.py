@@ -10,13 +10,13 @@ from annotated_types import Ge
 
 from mtl_runner.batch import Data
 from mtl_runner.datasets.base import Dataset, known, select, task_options, texts
-from mtl_runner.datasets.columns import MISSING_TEXTS
-from mtl_runner.datasets.corpus import Corpus, TextOptions
-from mtl_runner.datasets.labels import TYPES
-from mtl_runner.datasets.reading import Reading, concatenated, read
+from mtl_runner.datasets.rows.columns import MISSING_TEXTS
+from mtl_runner.datasets.rows.labels import TYPES
+from mtl_runner.datasets.rows.reading import Reading, concatenated, read
 from mtl_runner.datasets.side_by_side import side_by_side
 from mtl_runner.datasets.splitting import Splitting
 from mtl_runner.datasets.stratify import Ints
+from mtl_runner.datasets.words.corpus import Corpus, TextOptions
 from mtl_runner.errors import UserError, choices
 
 TASK_KEYS = ("type", "columns", "role", "metric", "positive", "classes")

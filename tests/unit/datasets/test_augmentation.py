@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from mtl_runner.batch import Batch, TargetSpec
-from mtl_runner.datasets.augmentation import Augmentation, Changes
+from mtl_runner.datasets.pictures.augmentation import Augmentation, Changes
 from mtl_runner.errors import UserError
 
 N, H, W = 24, 16, 20

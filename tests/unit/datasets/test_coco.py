@@ -11,9 +11,9 @@ from matplotlib.path import Path as Outline
 from PIL import Image
 
 from mtl_runner.batch import MISSING
-from mtl_runner.datasets import masks
 from mtl_runner.datasets.coco import Coco
-from mtl_runner.datasets.coco_preparation import seen
+from mtl_runner.datasets.pictures import masks
+from mtl_runner.datasets.pictures.coco_preparation import seen
 from mtl_runner.datasets.prepared import read_preparation
 from mtl_runner.errors import UserError
 

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mtl_runner.datasets.columns import MISSING_TEXTS, BadValueError, canonical, categories, numbers, order
+from mtl_runner.datasets.rows.columns import MISSING_TEXTS, BadValueError, canonical, categories, numbers, order
 
 
 def decoded(column, missing=MISSING_TEXTS):

@@ -108,8 +108,8 @@ def test_sentences_are_cut_as_the_note_says(tmp_path: Path) -> None:
     ],
 )
 def test_dialects(tmp_path: Path, name: str, text: str, words: list[list[str]]) -> None:
-    from mtl_runner.datasets.conll_files import Format, read_sentences
     from mtl_runner.datasets.skipping import Skipping
+    from mtl_runner.datasets.words.conll_files import Format, read_sentences
 
     (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
     (rows,) = read_sentences(tmp_path / name, Format(), Skipping("stop", 0))  # found with .gz, too

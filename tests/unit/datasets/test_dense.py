@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from mtl_runner.batch import MISSING, Data
-from mtl_runner.datasets import maps
 from mtl_runner.datasets.cityscapes import Cityscapes
 from mtl_runner.datasets.dense import Dense
+from mtl_runner.datasets.maps import map_files
+from mtl_runner.datasets.maps.scenes import CLASSES, Scene, drawn
 from mtl_runner.datasets.nyuv2 import NYUv2
 from mtl_runner.datasets.prepared import read_preparation
-from mtl_runner.datasets.reading import read_batches
-from mtl_runner.datasets.scenes import CLASSES, Scene, drawn
+from mtl_runner.datasets.rows.reading import read_batches
 from mtl_runner.datasets.shapes import Shapes
 from mtl_runner.errors import UserError
 
@@ -173,7 +173,7 @@ def test_npy_that_would_run_code_or_has_no_numbers_is_refused(tmp_path: Path) ->
     np.save(tmp_path / "c.npy", np.array([[0.5, 1]]))
     for name, said in (("a", "not a whole npy file of numbers"), ("b", "not numbers for each pixel"), ("c", "has fractions")):
         with pytest.raises(UserError, match=said):
-            maps.class_map(tmp_path / f"{name}.npy", 4, [])
+            map_files.class_map(tmp_path / f"{name}.npy", 4, [])
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from mtl_runner.datasets.digits import Digits
-from mtl_runner.datasets.preparation import Preparation
-from mtl_runner.datasets.reading import Reading, read
+from mtl_runner.datasets.rows.preparation import Preparation
+from mtl_runner.datasets.rows.reading import Reading, read
 from mtl_runner.errors import UserError
 
 

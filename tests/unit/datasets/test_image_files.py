@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from mtl_runner.datasets.files import Expected, expect
-from mtl_runner.datasets.idx import read_idx, read_labelled
-from mtl_runner.datasets.image_files import BadImageError, Fit, Look, decoded, size_of
+from mtl_runner.datasets.pictures.idx import read_idx, read_labelled
+from mtl_runner.datasets.pictures.image_files import BadImageError, Fit, Look, decoded, size_of
 from mtl_runner.errors import UserError
 
 RAMP = np.arange(6 * 12 * 3, dtype=np.uint8).reshape(6, 12, 3)

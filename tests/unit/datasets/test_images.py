@@ -14,12 +14,12 @@ from test_image_files import idx
 from mtl_runner.batch import Data
 from mtl_runner.datasets.celeba import CelebA
 from mtl_runner.datasets.faces import CLASSES, POINTS, Faces, drawn
-from mtl_runner.datasets.image_fields import HeldImages, ImageFiles, chosen_cache
-from mtl_runner.datasets.image_files import Look
-from mtl_runner.datasets.image_preparation import ImagePreparation
 from mtl_runner.datasets.images import ImageTable
 from mtl_runner.datasets.multi_mnist import MultiMNIST, overlaid
 from mtl_runner.datasets.office import Office
+from mtl_runner.datasets.pictures.image_fields import HeldImages, ImageFiles, chosen_cache
+from mtl_runner.datasets.pictures.image_files import Look
+from mtl_runner.datasets.pictures.image_preparation import ImagePreparation
 from mtl_runner.errors import UserError
 from mtl_runner.fetching import at_once, fetched
 from mtl_runner.imbalance.rows import same_rows
@@ -140,8 +140,8 @@ def test_reconstruction_is_of_the_image(folder: Path) -> None:
 def test_the_fastest_place_with_room_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     look = Look(3, 100, 100)
     for free, expected in ((1e9, "device"), (1e8, "host"), (1e6, "none")):
-        monkeypatch.setattr("mtl_runner.datasets.image_fields.available", lambda free=free: free)
-        monkeypatch.setattr("mtl_runner.datasets.image_fields._gpu_memory", lambda: float("inf"))
+        monkeypatch.setattr("mtl_runner.datasets.pictures.image_fields.available", lambda free=free: free)
+        monkeypatch.setattr("mtl_runner.datasets.pictures.image_fields._gpu_memory", lambda: float("inf"))
         assert chosen_cache("auto", 1000, look)[0] == expected
 
 

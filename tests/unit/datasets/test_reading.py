@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from mtl_runner.datasets.reading import Reading, column_names, read, read_batches, where
+from mtl_runner.datasets.rows.reading import Reading, column_names, read, read_batches, where
 from mtl_runner.errors import UserError
 
 

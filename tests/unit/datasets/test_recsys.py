@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from mtl_runner.batch import Data, labelled
+from mtl_runner.datasets.interacting.joined import Joined
 from mtl_runner.datasets.interactions import Interactions
-from mtl_runner.datasets.joined import Joined
 from mtl_runner.datasets.prepared import read_preparation
 from mtl_runner.datasets.recsys import Recsys
 from mtl_runner.errors import UserError

@@ -11,7 +11,7 @@ import torch
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from mtl_runner.batch import labelled
-from mtl_runner.datasets.preparation import Preparation
+from mtl_runner.datasets.rows.preparation import Preparation
 from mtl_runner.datasets.synthetic import Synthetic
 from mtl_runner.errors import UserError
 

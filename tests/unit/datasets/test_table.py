@@ -11,8 +11,8 @@ import torch
 from sklearn.preprocessing import StandardScaler
 
 from mtl_runner.batch import MISSING, labelled
-from mtl_runner.datasets.preparation import Preparation
-from mtl_runner.datasets.reading import read
+from mtl_runner.datasets.rows.preparation import Preparation
+from mtl_runner.datasets.rows.reading import read
 from mtl_runner.datasets.table import Table
 from mtl_runner.errors import UserError
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mtl_runner.batch import MISSING
-from mtl_runner.datasets.preparation import Preparation
-from mtl_runner.datasets.reading import read
+from mtl_runner.datasets.rows.preparation import Preparation
+from mtl_runner.datasets.rows.reading import read
 from mtl_runner.datasets.table import Table
 from mtl_runner.errors import UserError
 from mtl_runner.labels import profile

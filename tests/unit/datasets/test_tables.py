@@ -16,7 +16,7 @@ from mtl_runner.config import plug
 from mtl_runner.datasets.openml import OpenML
 from mtl_runner.datasets.prepared import read_preparation
 from mtl_runner.datasets.python import Python
-from mtl_runner.datasets.reading import read
+from mtl_runner.datasets.rows.reading import read
 from mtl_runner.datasets.table import Table
 from mtl_runner.datasets.tables import Tables
 from mtl_runner.errors import UserError

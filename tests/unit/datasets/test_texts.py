@@ -11,8 +11,8 @@ from pyarrow import parquet
 
 from mtl_runner.datasets.glue import TASKS, Glue
 from mtl_runner.datasets.prepared import read_preparation
-from mtl_runner.datasets.text_reading import BETWEEN, paired, units
 from mtl_runner.datasets.texts import Text
+from mtl_runner.datasets.words.text_reading import BETWEEN, paired, units
 from mtl_runner.errors import UserError
 
 ROWS = [

@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 from mtl_runner import build
 from mtl_runner.batch import Decision
 from mtl_runner.datasets.digits import Digits
-from mtl_runner.datasets.preparation import Preparation
+from mtl_runner.datasets.rows.preparation import Preparation
 from mtl_runner.datasets.table import Table
 from mtl_runner.folder import RunFolder
 from mtl_runner.model import MultiTaskModel

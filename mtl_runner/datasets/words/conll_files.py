@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mtl_runner.datasets.reading import existing
+from mtl_runner.datasets.rows.layout import opened
+from mtl_runner.datasets.rows.reading import existing
 from mtl_runner.datasets.skipping import Skipping
-from mtl_runner.datasets.text import opened
 from mtl_runner.errors import UserError, choices
 
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")

@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from mtl_runner.batch import Data
-from mtl_runner.datasets.augmentation import Changes
 from mtl_runner.datasets.base import TaskOptions
-from mtl_runner.datasets.image_data import Images, Stream, as_data
-from mtl_runner.datasets.image_fields import held
-from mtl_runner.datasets.image_files import Look
-from mtl_runner.datasets.image_preparation import ImagePreparation
-from mtl_runner.datasets.preparation import Preparation, Target
-from mtl_runner.datasets.reading import Reading
+from mtl_runner.datasets.pictures.augmentation import Changes
+from mtl_runner.datasets.pictures.image_data import Images, Stream, as_data
+from mtl_runner.datasets.pictures.image_fields import held
+from mtl_runner.datasets.pictures.image_files import Look
+from mtl_runner.datasets.pictures.image_preparation import ImagePreparation
+from mtl_runner.datasets.rows.preparation import Preparation, Target
+from mtl_runner.datasets.rows.reading import Reading
 from mtl_runner.datasets.stratify import Ints
 
 IMAGE = "image"

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 from pyarrow import parquet
 
-from mtl_runner.datasets.columns import MISSING_TEXTS
-from mtl_runner.datasets.jsonl import JSONL_SUFFIXES, jsonl_line, jsonl_tables
-from mtl_runner.datasets.text import Layout, explained, layout, line_of, opened
+from mtl_runner.datasets.rows.columns import MISSING_TEXTS
+from mtl_runner.datasets.rows.jsonl import JSONL_SUFFIXES, jsonl_line, jsonl_tables
+from mtl_runner.datasets.rows.layout import Layout, explained, layout, line_of, opened
 from mtl_runner.errors import UserError, choices, nearest
 
 Rows: TypeAlias = pa.Table | pa.RecordBatch

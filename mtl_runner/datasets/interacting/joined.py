@@ -15,12 +15,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from mtl_runner.datasets.behaviours import After
-from mtl_runner.datasets.columns import categories
-from mtl_runner.datasets.preparation import Preparation, require
+from mtl_runner.datasets.interacting.behaviours import After
+from mtl_runner.datasets.interacting.sides import Many, Side
 from mtl_runner.datasets.prepared import Prepared
-from mtl_runner.datasets.reading import Rows
-from mtl_runner.datasets.sides import Many, Side
+from mtl_runner.datasets.rows.columns import categories
+from mtl_runner.datasets.rows.preparation import Preparation, require
+from mtl_runner.datasets.rows.reading import Rows
 from mtl_runner.datasets.stratify import Ints
 
 

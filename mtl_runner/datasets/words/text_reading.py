@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtl_runner.batch import StreamSpec
-from mtl_runner.datasets.vocabulary import FIRST, PADDING, Letters, Vocabulary, Words, padded
+from mtl_runner.datasets.words.vocabulary import FIRST, PADDING, Letters, Vocabulary, Words, padded
 from mtl_runner.errors import UserError
 
 if TYPE_CHECKING:

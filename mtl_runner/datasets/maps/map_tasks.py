@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mtl_runner.datasets.base import TaskOptions, Tasks, known, task_options
-from mtl_runner.datasets.pixelwise import IGNORED, Map
+from mtl_runner.datasets.maps.pixelwise import IGNORED, Map
 from mtl_runner.errors import UserError, choices
 
 KINDS = tuple(IGNORED)

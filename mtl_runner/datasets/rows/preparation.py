@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtl_runner.batch import MISSING, StreamSpec, TargetSpec
-from mtl_runner.datasets.columns import RULES, BadValueError, categories, numbers
 from mtl_runner.datasets.prepared import Prepared
-from mtl_runner.datasets.reading import Reading, Rows, column_names, read_batches, where
+from mtl_runner.datasets.rows.columns import RULES, BadValueError, categories, numbers
+from mtl_runner.datasets.rows.reading import Reading, Rows, column_names, read_batches, where
 from mtl_runner.errors import UserError, choices, nearest
 
 

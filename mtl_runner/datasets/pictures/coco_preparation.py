@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtl_runner.batch import MISSING, TargetSpec
-from mtl_runner.datasets import boxes, masks
-from mtl_runner.datasets.coco_files import BACKGROUND, Annotations, read_annotations
-from mtl_runner.datasets.image_preparation import AT_ONCE, ImagePreparation
-from mtl_runner.datasets.preparation import require
-from mtl_runner.datasets.reading import Rows
+from mtl_runner.datasets.pictures import boxes, masks
+from mtl_runner.datasets.pictures.coco_files import BACKGROUND, Annotations, read_annotations
+from mtl_runner.datasets.pictures.image_preparation import AT_ONCE, ImagePreparation
+from mtl_runner.datasets.rows.preparation import require
+from mtl_runner.datasets.rows.reading import Rows
 from mtl_runner.datasets.skipping import Skipping
 
 IMAGE = "image"

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from mtl_runner.batch import MISSING, StreamSpec, TargetSpec
-from mtl_runner.datasets import maps
+from mtl_runner.datasets.maps import map_files
 from mtl_runner.datasets.prepared import Prepared
-from mtl_runner.datasets.reading import Reading, Rows, folders, read_batches, where
+from mtl_runner.datasets.rows.reading import Reading, Rows, folders, read_batches, where
 from mtl_runner.errors import UserError, nearest
 
 AT_ONCE = 64
@@ -35,15 +35,15 @@ class Map:
     scale: float = 1.0
     """Depth in the user's unit = target · scale: the mean depth of the training part."""
 
-    def read(self, path: Path) -> maps.Array:
+    def read(self, path: Path) -> map_files.Array:
         """[H, W] or [H, W, 3], with missing labels; depths in the user's unit. Raises ``UserError`` with the file."""
         if self.kind == "segmentation":
-            return maps.class_map(path, len(self.classes) or None, [int(value) for value in self.ignore])
+            return map_files.class_map(path, len(self.classes) or None, [int(value) for value in self.ignore])
         if self.kind == "depth":
-            return maps.depth_map(path, self.factor, self.ignore)
-        return maps.normal_map(path)
+            return map_files.depth_map(path, self.factor, self.ignore)
+        return map_files.normal_map(path)
 
-    def blank(self, height: int, width: int) -> maps.Array:
+    def blank(self, height: int, width: int) -> map_files.Array:
         """Without any label."""
         if self.kind == "segmentation":
             return np.full((height, width), MISSING, np.int16)
@@ -111,17 +111,17 @@ class Pixelwise(Prepared):
             found[name] = torch.from_numpy(np.stack([*each, self.map(None, name)])[: len(each)])
         return found
 
-    def _located(self, rows: Rows, row: int, read: Callable[..., maps.Array], *arguments: Any) -> maps.Array:
+    def _located(self, rows: Rows, row: int, read: Callable[..., map_files.Array], *arguments: Any) -> map_files.Array:
         try:
             return read(*arguments)
         except UserError as error:
             raise UserError(f"{error}{place(rows, row)}") from None
 
-    def picture(self, path: Path | None) -> maps.Array:
+    def picture(self, path: Path | None) -> map_files.Array:
         """The image [C, H, W]; see ``sized_picture``."""
         return self.sized_picture(path)[0]
 
-    def sized_picture(self, path: Path | None) -> tuple[maps.Array, tuple[int, ...]]:
+    def sized_picture(self, path: Path | None) -> tuple[map_files.Array, tuple[int, ...]]:
         """The image [C, H, W], and height and width of it in the file.
 
         Raises:
@@ -129,14 +129,14 @@ class Pixelwise(Prepared):
         """
         if path is None:
             raise UserError("no image is named")
-        values = maps.picture(path)
+        values = map_files.picture(path)
         channels, height, width = self.shape
         if len(values) != channels:
             raise UserError(f"{path}: {len(values)} channels; those of the training part have {channels}")
         self._check_size(path, values.shape[1:])
-        return maps.resized(values, height, width), values.shape[1:]
+        return map_files.resized(values, height, width), values.shape[1:]
 
-    def map(self, path: Path | None, name: str, of: tuple[int, ...] | None = None) -> maps.Array:
+    def map(self, path: Path | None, name: str, of: tuple[int, ...] | None = None) -> map_files.Array:
         """The target of the task ``name``, depths divided by their scale; ``of`` is the height and width of its image's file.
 
         Raises:
@@ -149,7 +149,7 @@ class Pixelwise(Prepared):
         if of is not None and values.shape[:2] != of:
             raise UserError(f"{path}: a map of {_by(values.shape[:2])} pixels for an image of {_by(of)}")
         self._check_size(path, values.shape[:2])
-        values = maps.nearest(values, height, width)
+        values = map_files.nearest(values, height, width)
         return values / np.float32(task.scale) if task.kind == "depth" else values
 
     def _check_size(self, path: Path, size: tuple[int, ...]) -> None:

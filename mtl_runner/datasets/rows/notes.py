@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtl_runner.batch import MISSING
-from mtl_runner.datasets.labels import Labels
-from mtl_runner.datasets.preparation import Target
+from mtl_runner.datasets.rows.labels import Labels
+from mtl_runner.datasets.rows.preparation import Target
 from mtl_runner.datasets.stratify import Ints
 from mtl_runner.errors import UserError, choices
 

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 
 from mtl_runner.datasets.base import TaskOptions
-from mtl_runner.datasets.columns import BadValueError, canonical, categories, numbers, order
-from mtl_runner.datasets.marks import NO, YES, Marks, read_marks
-from mtl_runner.datasets.preparation import Target, read_checked
-from mtl_runner.datasets.reading import where
+from mtl_runner.datasets.rows.columns import BadValueError, canonical, categories, numbers, order
+from mtl_runner.datasets.rows.marks import NO, YES, Marks, read_marks
+from mtl_runner.datasets.rows.preparation import Target, read_checked
+from mtl_runner.datasets.rows.reading import where
 from mtl_runner.datasets.stratify import Floats, Ints, bins
 from mtl_runner.errors import UserError, choices, nearest
 

@@ -9,10 +9,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from mtl_runner.datasets.preparation import Preparation, require
 from mtl_runner.datasets.prepared import Prepared
-from mtl_runner.datasets.reading import Rows
-from mtl_runner.datasets.text_reading import Reader, Texts, read_reader
+from mtl_runner.datasets.rows.preparation import Preparation, require
+from mtl_runner.datasets.rows.reading import Rows
+from mtl_runner.datasets.words.text_reading import Reader, Texts, read_reader
 
 AT_ONCE = 1024
 """Texts that are read together when a model is used."""

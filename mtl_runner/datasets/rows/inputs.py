@@ -7,10 +7,10 @@ from fnmatch import fnmatchcase
 import numpy as np
 import pyarrow as pa
 
-from mtl_runner.datasets.columns import BadValueError, categories, is_nested, numbers, order
-from mtl_runner.datasets.labels import moments
-from mtl_runner.datasets.preparation import Category, Number, read_numbers
-from mtl_runner.datasets.reading import where
+from mtl_runner.datasets.rows.columns import BadValueError, categories, is_nested, numbers, order
+from mtl_runner.datasets.rows.labels import moments
+from mtl_runner.datasets.rows.preparation import Category, Number, read_numbers
+from mtl_runner.datasets.rows.reading import where
 from mtl_runner.datasets.stratify import Ints
 from mtl_runner.errors import UserError, choices, nearest
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from mtl_runner.batch import MISSING, StreamSpec, TargetSpec
-from mtl_runner.datasets.conll_files import Format, read_sentences
-from mtl_runner.datasets.preparation import require
 from mtl_runner.datasets.prepared import Prepared
-from mtl_runner.datasets.reading import Rows, is_parquet, read_batches
+from mtl_runner.datasets.rows.preparation import require
+from mtl_runner.datasets.rows.reading import Rows, is_parquet, read_batches
 from mtl_runner.datasets.skipping import Skipping
-from mtl_runner.datasets.vocabulary import Letters, Vocabulary, Words, padded
+from mtl_runner.datasets.words.conll_files import Format, read_sentences
+from mtl_runner.datasets.words.vocabulary import Letters, Vocabulary, Words, padded
 from mtl_runner.errors import UserError
 
 AT_ONCE = 256

@@ -11,7 +11,7 @@ from mtl_runner.batch import Data
 from mtl_runner.datasets.base import known
 from mtl_runner.datasets.dense import Dense
 from mtl_runner.datasets.files import Expected, expect
-from mtl_runner.datasets.map_folders import PART, Layout
+from mtl_runner.datasets.maps.map_folders import PART, Layout
 from mtl_runner.datasets.skipping import OnError, Skipping
 from mtl_runner.datasets.splitting import Splitting
 from mtl_runner.errors import UserError

@@ -9,19 +9,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mtl_runner.batch import Data
-from mtl_runner.datasets.arrays import Source, assembled
 from mtl_runner.datasets.base import TaskOptions
-from mtl_runner.datasets.columns import categories
-from mtl_runner.datasets.inputs import matching
-from mtl_runner.datasets.labels import Labels, read_labels
-from mtl_runner.datasets.notes import label_notes
-from mtl_runner.datasets.preparation import Preparation
-from mtl_runner.datasets.reading import Reading, where
+from mtl_runner.datasets.rows.arrays import Source, assembled
+from mtl_runner.datasets.rows.columns import categories
+from mtl_runner.datasets.rows.inputs import matching
+from mtl_runner.datasets.rows.labels import Labels, read_labels
+from mtl_runner.datasets.rows.notes import label_notes
+from mtl_runner.datasets.rows.preparation import Preparation
+from mtl_runner.datasets.rows.reading import Reading, where
 from mtl_runner.datasets.skipping import OnError, Skipping
 from mtl_runner.datasets.splitting import Splitting, split
 from mtl_runner.datasets.stratify import Ints
-from mtl_runner.datasets.text_preparation import TextPreparation, cells
-from mtl_runner.datasets.text_reading import Level, PieceReader, Reader, Texts, UnitReader
+from mtl_runner.datasets.words.text_preparation import TextPreparation, cells
+from mtl_runner.datasets.words.text_reading import Level, PieceReader, Reader, Texts, UnitReader
 from mtl_runner.errors import UserError, choices
 
 

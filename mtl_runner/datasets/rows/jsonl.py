@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mtl_runner.datasets.text import opened
+from mtl_runner.datasets.rows.layout import opened
 from mtl_runner.errors import UserError
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson")

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from mtl_runner.batch import StreamSpec, TargetSpec
-from mtl_runner.datasets.boxes import as_targets, cells
-from mtl_runner.datasets.image_files import BadImageError, Look, attempts, decoded, size_of
-from mtl_runner.datasets.preparation import Preparation, read_numbers, require
+from mtl_runner.datasets.pictures.boxes import as_targets, cells
+from mtl_runner.datasets.pictures.image_files import BadImageError, Look, attempts, decoded, size_of
 from mtl_runner.datasets.prepared import Prepared
-from mtl_runner.datasets.reading import Rows, read_batches, where
+from mtl_runner.datasets.rows.preparation import Preparation, read_numbers, require
+from mtl_runner.datasets.rows.reading import Rows, read_batches, where
 from mtl_runner.errors import UserError
 from mtl_runner.geometry import to_window
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mtl_runner.batch import MISSING
-from mtl_runner.datasets import masks
+from mtl_runner.datasets.pictures import masks
 from mtl_runner.datasets.skipping import Skipping
 from mtl_runner.errors import UserError, choices
 

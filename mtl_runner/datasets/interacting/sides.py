@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from mtl_runner.datasets.columns import categories
+from mtl_runner.datasets.rows.columns import categories
 from mtl_runner.errors import UserError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mtl_runner.datasets import maps
+from mtl_runner.datasets.maps import map_files
 from mtl_runner.datasets.splitting import SPELLINGS
 from mtl_runner.errors import UserError, choices
 
@@ -51,8 +51,8 @@ class Layout:
             raise UserError(f"dataset.path={self.path}: there is no folder {choices(lost)}")
         rows: dict[str, list[str | None]] = {name: [] for name in (self.image, *self.maps, PART)}
         for place, part in self.parts.items() or [("", "")]:
-            images = _files(self.path / place / self.image, maps.PICTURES, wrong)
-            found = {name: _files(self.path / place / name, maps.MAPS, wrong) for name in self.maps}
+            images = _files(self.path / place / self.image, map_files.PICTURES, wrong)
+            found = {name: _files(self.path / place / name, map_files.MAPS, wrong) for name in self.maps}
             for files in found.values():
                 for stem in sorted(files.keys() - images.keys()):
                     wrong(UserError(f"{files[stem]}: a map without an image ({self.path / place / self.image / stem}.…)"))
@@ -62,7 +62,7 @@ class Layout:
                 for name, files in found.items():
                     rows[name].append(str(files[stem]) if stem in files else None)
         if not rows[self.image]:
-            raise UserError(f"dataset.path={self.path}: no image in {self.image}; allowed are {choices(maps.PICTURES)}")
+            raise UserError(f"dataset.path={self.path}: no image in {self.image}; allowed are {choices(map_files.PICTURES)}")
         return pa.table({name: pa.array(column, pa.string()) for name, column in rows.items()})
 
 

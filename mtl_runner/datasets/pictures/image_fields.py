@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mtl_runner.datasets.image_files import BadImageError, Look, Pixels, decoded
+from mtl_runner.datasets.pictures.image_files import BadImageError, Look, Pixels, decoded
 from mtl_runner.errors import UserError
 from mtl_runner.fetching import Stored
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mtl_runner.batch import Data, Split
 from mtl_runner.datasets.base import TaskOptions, described, fingerprint, select
-from mtl_runner.datasets.preparation import Preparation
+from mtl_runner.datasets.rows.preparation import Preparation
 from mtl_runner.datasets.stratify import Ints
 
 Array = NDArray[Any]

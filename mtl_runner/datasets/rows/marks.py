@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from mtl_runner.datasets.base import TaskOptions
-from mtl_runner.datasets.columns import canonical, categories
-from mtl_runner.datasets.preparation import looked_up
-from mtl_runner.datasets.reading import where
+from mtl_runner.datasets.rows.columns import canonical, categories
+from mtl_runner.datasets.rows.preparation import looked_up
+from mtl_runner.datasets.rows.reading import where
 from mtl_runner.datasets.stratify import Ints
 from mtl_runner.errors import UserError, choices, nearest
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from mtl_runner.datasets.columns import categories
-from mtl_runner.datasets.preparation import read_numbers
-from mtl_runner.datasets.reading import Reading, where
+from mtl_runner.datasets.rows.columns import categories
+from mtl_runner.datasets.rows.preparation import read_numbers
+from mtl_runner.datasets.rows.reading import Reading, where
 from mtl_runner.datasets.skipping import Skipping
 from mtl_runner.errors import UserError, choices, nearest
 

@@ -12,11 +12,11 @@ from annotated_types import Ge
 from torch import Tensor
 
 from mtl_runner.batch import Data, Split
-from mtl_runner.datasets.augmentation import Augmentation, Changes
 from mtl_runner.datasets.base import Dataset, TaskOptions, described, select
-from mtl_runner.datasets.image_fields import Cache, Files, HeldImages, ImageFiles, chosen_cache, held
-from mtl_runner.datasets.image_files import BadImageError, Fit, Look, Window, attempts, decoded, size_of
-from mtl_runner.datasets.image_preparation import ImagePreparation
+from mtl_runner.datasets.pictures.augmentation import Augmentation, Changes
+from mtl_runner.datasets.pictures.image_fields import Cache, Files, HeldImages, ImageFiles, chosen_cache, held
+from mtl_runner.datasets.pictures.image_files import BadImageError, Fit, Look, Window, attempts, decoded, size_of
+from mtl_runner.datasets.pictures.image_preparation import ImagePreparation
 from mtl_runner.datasets.skipping import OnError, Skipping
 from mtl_runner.datasets.splitting import Splitting
 from mtl_runner.datasets.stratify import Ints

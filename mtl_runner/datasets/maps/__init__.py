@@ -1,0 +1,1 @@
+"""Values at the pixels of images: their files, layouts and preparation."""

@@ -1,0 +1,1 @@
+"""Tables of rows: reading files, the types of columns, labels, and what is fitted on the training part."""

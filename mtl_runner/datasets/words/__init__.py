@@ -1,0 +1,1 @@
+"""Texts and sentences: their files, vocabularies and preparation."""
