@@ -18,12 +18,14 @@ from mtl_runner.tasks.group import pack
 from mtl_runner.trainer import Trainer
 
 
-def finish(folder: RunFolder, parts: Parts, tested: Callable[[], None] | None = None) -> float:
+def finish(folder: RunFolder, parts: Parts, trained: Callable[[], None] | None = None) -> float:
     """Best weights, validation average, the one look at the test part, and the files that come of it.
 
-    ``tested`` is called before the last ones, which take long, where another run fits beside them.
+    ``trained`` is called first where another run fits beside it, which has its data to read before it trains.
     """
     model, training = parts.model, parts.training
+    if trained is not None and training.device.type == "cpu" and _leaves_room():
+        trained()
     training.restore_best()
     for trainer in training.all_trainers:
         log.info(_kept(trainer))
@@ -40,8 +42,6 @@ def finish(folder: RunFolder, parts: Parts, tested: Callable[[], None] | None = 
     say_undefined(report.undefined(), parts.data, "test")
     print_results(report.metrics, means, model.tasks, "test")
     log.info("run folder: %s", folder.path)
-    if tested is not None and training.device.type == "cpu" and _leaves_room():
-        tested()
     figures.draw(folder.path)
     if parts.tracker.keeps_model:
         serving.package(folder.path, model)

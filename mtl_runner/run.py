@@ -33,13 +33,13 @@ def run(
     origin: Origin,
     watch: Watch | None = None,
     test: bool = True,
-    tested: Callable[[], None] | None = None,
+    trained: Callable[[], None] | None = None,
 ) -> float:
     """Train what ``config`` describes, into the folder ``path``; returns the validation average of the restored weights.
 
     Without ``test`` the test part is left alone: a search chooses by validation, and ``validation_metrics.json`` is all there is
-    at the end. ``tested`` is called when all that is left takes neither the device nor the data: pictures, the model's package
-    and the tracker.
+    at the end. ``trained`` is called when training is over: what is left is one look at the test part, pictures, the model's
+    package and the tracker.
 
     Raises:
         UserError: the configuration or the data cannot be used; nothing but the log is in the folder then.
@@ -59,7 +59,7 @@ def run(
             commit=_commit(), parameters=parts.model.sizes()["total"], **_process(),
         )  # fmt: skip
         checkpoint.save(parts.training.state_dict(), folder.last)
-        return _train(node, folder, parts, watch, test, tested)
+        return _train(node, folder, parts, watch, test, trained)
 
 
 def resume(
@@ -67,7 +67,7 @@ def resume(
     epochs: int | None = None,
     steps: int | None = None,
     allowed: Sequence[str] = (),
-    tested: Callable[[], None] | None = None,
+    trained: Callable[[], None] | None = None,
 ) -> float:
     """Go on with the run in ``path``, with a larger budget if one is given; returns as ``run`` does.
 
@@ -91,7 +91,7 @@ def resume(
         write_text(path / "config.yaml", OmegaConf.to_yaml(node))
         folder.status(state="running", ended=None, error=None, epoch=parts.training.number, **_process())
         log.info("resuming after epoch %d", parts.training.number)
-        return _train(node, folder, parts, tested=tested)
+        return _train(node, folder, parts, trained=trained)
 
 
 def _train(
@@ -100,7 +100,7 @@ def _train(
     parts: Parts,
     watch: Watch | None = None,
     test: bool = True,
-    tested: Callable[[], None] | None = None,
+    trained: Callable[[], None] | None = None,
 ) -> float:
     tracker, training = parts.tracker, parts.training
     tracker.start(folder.path)
@@ -117,7 +117,7 @@ def _train(
                     outcome.say_undefined(epoch.undefined, parts.data, "validation")
                 if watch is not None:
                     watch(epoch.number, epoch.metrics)
-        return outcome.finish(folder, parts, tested) if test else outcome.validated(folder, parts)
+        return outcome.finish(folder, parts, trained) if test else outcome.validated(folder, parts)
 
 
 def _show_labels(folder: RunFolder, data: Data) -> None:

@@ -31,7 +31,7 @@ class Jobs:
     prepared: list[str] = field(default_factory=list)
     act: Callable[[dict[str, Any]], float] = lambda call: 0.5
 
-    def run(self, config: DictConfig, folder: Path, origin: Origin, tested: Callable[[], None] | None = None) -> float:
+    def run(self, config: DictConfig, folder: Path, origin: Origin, trained: Callable[[], None] | None = None) -> float:
         self.calls.append({"config": OmegaConf.to_container(config, resolve=True), "folder": folder} | asdict(origin))
         value = self.act(self.calls[-1])
         if origin.sweep:

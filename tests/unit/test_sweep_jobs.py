@@ -166,8 +166,8 @@ def test_a_folder_is_locked_while_something_trains_in_it(tmp_path: Path) -> None
 
 def test_a_job_that_is_done_is_not_done_again(tmp_path: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Path] = []
-    monkeypatch.setattr("mtl_runner.run.run", lambda config, folder, origin, tested: calls.append(folder))
-    monkeypatch.setattr("mtl_runner.run.resume", lambda folder, allowed, tested: calls.append(folder))
+    monkeypatch.setattr("mtl_runner.run.run", lambda config, folder, origin, trained: calls.append(folder))
+    monkeypatch.setattr("mtl_runner.run.resume", lambda folder, allowed, trained: calls.append(folder))
     node = OmegaConf.to_container(make_config(), resolve=True)
     fresh, done = tmp_path / "fresh", run_folder(tmp_path / "done", "finished", "a")
     fresh.mkdir()
@@ -252,11 +252,11 @@ def test_the_next_job_begins_while_the_last_one_is_written_down(tmp_path: Path, 
     assert "SIGKILL" in states[1]["error"]
 
 
-def _write_down(work: Work, tested: Callable[[], None]) -> None:
+def _write_down(work: Work, trained: Callable[[], None]) -> None:
     """Ends when it sees that the next one has begun; ``b`` does so badly."""
     folder = RunFolder(work.folder)
     folder.status(state="running", pid=os.getpid())
-    tested()
+    trained()
     while not work.folder.with_name(chr(ord(work.folder.name) + 1)).joinpath("status.json").exists():
         time.sleep(0.01)
     (work.folder / "beside").touch()

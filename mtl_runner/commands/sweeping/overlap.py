@@ -5,13 +5,13 @@ from mtl_runner.commands.sweeping.work import Work, settle, train
 
 
 class Overlap:
-    """At most two at a time: one trains, and another one draws its pictures, packs up its model and tells the tracker."""
+    """At most two at a time: one trains, another is tested, draws its pictures, packs up its model and tells the tracker."""
 
     def __init__(self) -> None:
         self._begun: list[tuple[Work, Apart]] = []
 
     def run(self, work: Work) -> None:
-        """Waits until the job has been tested, and until all before it have ended."""
+        """Waits until the job's training is over, and until all before it have ended."""
         process = Apart(train, (work,), hands_over=True)
         self._begun.append((work, process))
         try:

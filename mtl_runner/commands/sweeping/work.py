@@ -32,16 +32,16 @@ class Work:
     """Whether to go on with what is in the folder."""
 
 
-def train(work: Work, tested: Callable[[], None] | None = None) -> None:
+def train(work: Work, trained: Callable[[], None] | None = None) -> None:
     """Trains, and writes down what was wrong where it cannot. Does nothing where the work is done, or being done, already.
 
-    ``tested`` is called as ``run`` does.
+    ``trained`` is called as ``run`` does.
     """
     try:
         with only_here(work.folder):
             begun = read_status(work.folder)
             if begun is None if not work.resume else begun is not None and begun.get("state") != "finished":
-                _train(work, tested)
+                _train(work, trained)
     except Busy:
         return
 
@@ -66,16 +66,16 @@ def settle(work: Work, code: int) -> None:
         sync(work.folder)
 
 
-def _train(work: Work, tested: Callable[[], None] | None) -> None:
+def _train(work: Work, trained: Callable[[], None] | None) -> None:
     from mtl_runner import run
     from mtl_runner.folder import write_text
 
     try:
         check(work.node, work.allowed)
         if work.resume:
-            run.resume(work.folder, allowed=work.allowed, tested=tested)
+            run.resume(work.folder, allowed=work.allowed, trained=trained)
         else:
-            run.run(OmegaConf.create(dict(work.node)), work.folder, _identified(work), tested=tested)
+            run.run(OmegaConf.create(dict(work.node)), work.folder, _identified(work), trained=trained)
     except NotApplicable as error:
         _end(work, "not_applicable", str(error))
     except UserError as error:
