@@ -6,13 +6,14 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from mtl_runner.batch import Data, Decision, StreamSpec, TargetSpec
 from mtl_runner.config import check
+from mtl_runner.config.values import complaints
 from mtl_runner.errors import UserError
 from mtl_runner.tracking.record import read_yaml
 
@@ -81,6 +82,8 @@ class RunFolder:
             raise UserError(f"{self.path}: is no run folder, or not a complete one: {name} is missing") from None
         except json.JSONDecodeError as error:
             raise UserError(f"{path}: line {error.lineno}: not JSON ({error.msg})") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: cannot be read ({error})") from None
 
     def status(self, **changes: Any) -> None:
         """Change entries of ``status.json``."""
@@ -114,8 +117,11 @@ class RunFolder:
 
     def read_specs(self) -> tuple[dict[str, StreamSpec], dict[str, TargetSpec]]:
         """The streams and targets that the run was trained on."""
-        known = self.read_json("data.json")
-        return read_specs(known)
+        try:
+            return read_specs(self.read_json("data.json"))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            said = f"{type(error).__name__}: {error}"
+            raise UserError(f"{self.path / 'data.json'}: no run writes such streams and targets ({said})") from None
 
     def append_metrics(self, epoch: int, step: int, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> dict[str, Any]:
         """Add a line to ``metrics.jsonl`` and return it."""
@@ -150,7 +156,22 @@ def read_specs(known: Mapping[str, Any]) -> tuple[dict[str, StreamSpec], dict[st
         )
         for name, spec in known["streams"].items()
     }
-    return streams, {name: _target(spec) for name, spec in known["targets"].items()}
+    targets = {name: _target(spec) for name, spec in known["targets"].items()}
+    for made in (streams, targets):
+        for name, spec in made.items():
+            _check_types(name, spec)
+    return streams, targets
+
+
+def _check_types(place: str, made: Any) -> None:
+    """Raises ``ValueError`` where a field of a dataclass is not what it is said to be: what would be met far from here."""
+    hints = get_type_hints(type(made), include_extras=True)
+    for each in fields(made):
+        value, name = getattr(made, each.name), f"{place}.{each.name}"
+        if is_dataclass(value):
+            _check_types(name, value)
+        elif wrong := complaints(name, value, hints[each.name]):
+            raise ValueError(wrong[0])
 
 
 def _target(values: Mapping[str, Any]) -> TargetSpec:

@@ -51,8 +51,8 @@ def swapped(name: str, points: Sequence[str], pairs: Sequence[Sequence[str]] | N
         mirrored = [point.replace("left", "\0").replace("right", "left").replace("\0", "right") for point in points]
         return [points.index(other) if other in points else place for place, other in enumerate(mirrored)]
     order = list(range(len(points)))
-    for pair in pairs:
-        if isinstance(pair, str) or len(pair) != 2:
+    for pair in [pairs] if isinstance(pairs, str) or not isinstance(pairs, Sequence) else pairs:
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
             raise UserError(f"dataset.tasks.{name}.pairs: {pair!r} is not a pair of points; as in [[left_eye,right_eye]]")
         first, second = (place_of(str(point), points, f"dataset.tasks.{name}.pairs") for point in pair)
         order[first], order[second] = second, first

@@ -82,9 +82,15 @@ def load(run: str | Path, device: str = "auto", allowed: Sequence[str] = (), str
     streams, targets = folder.read_specs()
     if not folder.best.exists():
         raise UserError(f"{run}: has no trained model yet (checkpoints/best.pt is written at the end of a run)")
-    preparation = _of_stream(run, read_preparation(folder.read_json("data.json")["preparation"]), stream)
+    prepared = read_preparation(folder.read_json("data.json").get("preparation") or {})
+    if odd := [name for name in prepared if name not in streams]:
+        raise UserError(f"{folder.path / 'data.json'}: its preparation is of a stream '{odd[0]}'; there are {choices(streams)}")
+    preparation = _of_stream(run, prepared, stream)
     model = build.make_model(node, streams, targets, trained=True).to(build.make_device(device))
-    model.load_state_dict(checkpoint.load(folder.best))
+    try:
+        model.load_state_dict(checkpoint.load(folder.best))
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"{folder.best}: not the weights of this run's network ({str(error).splitlines()[0]})") from None
     for group in model.task_groups.values():
         group.criterion = None  # it was fitted to the training targets, and plays no part from here on
     own = {name: spec for name, spec in targets.items() if spec.stream == preparation.stream}

@@ -258,8 +258,10 @@ class Trainer:
 
     def adjust(self, adjusters: Mapping[str, Adjuster]) -> None:
         """Choose how the outputs of these tasks are to be read, on the validation part."""
-        outputs = predict(self.model, self.validation, self.plan.eval_batch_size)
-        for key, group in self.groups.items():
+        asked = {key: group for key, group in self.groups.items() if any(name in adjusters for name in group.names)}
+        part = replace(self.validation, targets={key: self.validation.targets[key] for key in asked}, weights={})
+        outputs = predict(self.model, part, self.plan.eval_batch_size)  # of no others: maps are too large to be kept
+        for key, group in asked.items():
             for i, task in enumerate(group.tasks):
                 if (adjuster := adjusters.get(task.name)) and group.priors is not None:
                     targets = self.validation.targets[key][:, i]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from mtl_runner import predict
+from mtl_runner import checkpoint, predict, trainer
 from mtl_runner.datasets.digits import Digits
 from mtl_runner.datasets.table import Table
 from mtl_runner.errors import UserError
@@ -171,6 +171,43 @@ def test_a_run_without_best_weights_is_not_used(train: Callable[..., Path], digi
     (folder / "checkpoints" / "best.pt").unlink()
     with pytest.raises(UserError, match="no trained model"):
         predict.predict(folder, digits, tmp_path / "out.csv")
+
+
+def test_decisions_ask_for_no_outputs_but_those_that_they_are_about(
+    train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of others there may be a map for each image, or sentences that are not equally long."""
+    asked: list[list[str]] = []
+
+    def watched(model: Any, split: Any, size: int) -> Any:
+        asked.append([name for key in split.targets for name in model.task_groups[key].names])
+        return outputs_of(model, split, size)
+
+    monkeypatch.setattr(trainer, "predict", watched)
+    folder = train("imbalance=temperature", "imbalance.temperature.tasks=[parity]", "trainer.epochs=1")
+    assert asked == [["parity"]] and set(json.loads((folder / "test_metrics.json").read_text())["unadjusted"]) == {"parity"}
+
+
+def test_a_folder_that_no_run_has_written_is_refused(train: Callable[..., Path], digits: Path, tmp_path: Path) -> None:
+    """A stranger's: whatever is in it, no traceback."""
+    folder = train()
+    written = json.loads((folder / "data.json").read_text())
+    for change in (
+        {"preparation": {"kind": "images"}},
+        {"preparation": {"kind": "text"}},
+        {"preparation": {"kind": "streams", "streams": {"a": 1}}},
+    ):
+        (folder / "data.json").write_text(json.dumps(written | change))
+        with pytest.raises(UserError, match=r"data\.json: this program writes no such preparation"):
+            predict.predict(folder, digits, tmp_path / "out.csv")
+    (folder / "data.json").write_text(json.dumps(written | {"preparation": written["preparation"] | {"stream": "other"}}))
+    with pytest.raises(UserError, match=r"its preparation is of a stream 'other'; there are input"):
+        predict.predict(folder, digits, tmp_path / "out.csv")
+    (folder / "data.json").write_text(json.dumps(written))
+    for weights in ({"of another network": torch.zeros(1)}, [1]):
+        checkpoint.save(weights, folder / "checkpoints" / "best.pt")
+        with pytest.raises(UserError, match=r"best\.pt: not the weights of this run's network"):
+            predict.predict(folder, digits, tmp_path / "out.csv")
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])

@@ -18,13 +18,14 @@ from mtl_runner.datasets.pictures.image_files import images_in
 from mtl_runner.datasets.pictures.image_preparation import ImagePreparation
 from mtl_runner.datasets.rows.columns import MISSING_TEXTS, categories
 from mtl_runner.datasets.rows.inputs import matching
-from mtl_runner.datasets.rows.labels import Labels, read_labels
+from mtl_runner.datasets.rows.labels import TYPES, Labels, read_labels
 from mtl_runner.datasets.rows.notes import label_notes
 from mtl_runner.datasets.rows.preparation import Preparation
 from mtl_runner.datasets.rows.reading import Reading, read, where
 from mtl_runner.datasets.skipping import Skipping
 from mtl_runner.datasets.splitting import split
 from mtl_runner.datasets.stratify import Ints
+from mtl_runner.datasets.table import with_times
 from mtl_runner.errors import UserError, choices
 
 TASK_KEYS = ("type", "columns", "role", "metric", "positive", "classes")
@@ -149,7 +150,7 @@ class ImageTable(LabelledImages):
     ) -> None:
         super().__init__(**options)
         self.path, self.folder, self.image, self.boxes, self.stream = path, folder, image, boxes, stream
-        self.options = task_options(tasks, TASK_KEYS)
+        self.options = task_options(with_times(tasks), TASK_KEYS, tuple(dict.fromkeys((*TYPES, *PLACED))))
         self.relative = coordinates == "relative"
         if self.relative and self.fit != "stretch":
             raise UserError("dataset.coordinates=relative goes with dataset.fit=stretch: a window is in pixels")
@@ -189,6 +190,9 @@ def _coordinates(name: str, columns: Sequence[str]) -> tuple[str, ...]:
     pairs = tuple(f"{point}{ending}" for point in points for ending in ("_x", "_y"))
     if set(pairs) == set(columns):
         return pairs
+    if all(column.endswith(("_x", "_y")) for column in columns):
+        lost = [column for column in pairs if column not in columns]
+        raise UserError(f"dataset.tasks.{name}.columns: {choices(columns)} are no whole points: without {choices(lost)}")
     if len(columns) % 2:
         raise UserError(f"dataset.tasks.{name}: {len(columns)} columns are no pairs of x and y: {choices(columns)}")
     return tuple(columns)

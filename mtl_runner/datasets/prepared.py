@@ -91,10 +91,13 @@ def read_preparation(stored: Mapping[str, Any]) -> dict[str, Prepared]:
     """By stream, from the ``preparation`` of a ``data.json``.
 
     Raises:
-        UserError: it is of a kind that this program does not know.
+        UserError: it is of a kind that this program does not know, or none that it wrote: a run folder may be a stranger's.
     """
-    parts = stored["streams"].values() if stored.get("kind") == "streams" else [stored]
-    made = [_one(part) for part in parts]
+    try:
+        parts = stored["streams"].values() if stored.get("kind") == "streams" else [stored]
+        made = [_one(part) for part in parts]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"data.json: this program writes no such preparation ({type(error).__name__}: {error})") from None
     return {prepared.stream: prepared for prepared in made}
 
 

@@ -16,6 +16,7 @@ from mtl_runner.datasets.rows.reading import Reading, concatenated, read
 from mtl_runner.datasets.side_by_side import side_by_side
 from mtl_runner.datasets.splitting import Splitting
 from mtl_runner.datasets.stratify import Ints
+from mtl_runner.datasets.table import with_times
 from mtl_runner.datasets.words.corpus import Corpus, TextOptions
 from mtl_runner.errors import UserError, choices
 
@@ -148,7 +149,7 @@ def _corpus(stream: str, options: Mapping[str, Any], splitting: Splitting, how: 
         raise UserError(f"dataset.text={list(columns)}: one column of texts, or the two of pairs")
     tokens = MISSING_TEXTS if options["missing"] is None else texts(options["missing"])
     reading = Reading(options["separator"], options["encoding"], tokens, texts(options["names"]), None)
-    return Corpus(columns, task_options(options["tasks"], TASK_KEYS, TYPES), splitting, reading, how, stream)
+    return Corpus(columns, task_options(with_times(options["tasks"]), TASK_KEYS, TYPES), splitting, reading, how, stream)
 
 
 def _read(path: Sequence[str], test_path: Sequence[str], reading: Reading) -> tuple[pa.Table, Ints | None]:

@@ -92,7 +92,7 @@ class LetterFilters(nn.Module):
 
     def forward(self, characters: Tensor) -> Tensor:
         words, place = characters.flatten(0, 1).unique(dim=0, return_inverse=True)
-        words = words[:, : max(1, int((words != 0).sum(1).amax()))].long()
+        words = words[:, : max(1, int((words != 0).any(0).sum()))].long()  # of no word, too: a shorter stream has run out of rows
         responses: Tensor = self.filters(self.embedding(words).transpose(1, 2))
         there = (words != 0).unsqueeze(1)
         largest = responses.masked_fill(~there, torch.finfo(responses.dtype).min).amax(-1).masked_fill(~there.any(-1), 0)

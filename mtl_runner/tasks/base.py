@@ -193,3 +193,17 @@ def positive_option(name: str, option: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise UserError(f"dataset.tasks.{name}.{option}={value}: a number above 0 is expected")
     return float(value)
+
+
+def whole_option(name: str, option: str, value: int) -> int:
+    """The same for a whole number, which has to be 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"dataset.tasks.{name}.{option}={value}: a whole number of 1 or more is expected")
+    return value
+
+
+def share_option(name: str, option: str, value: float) -> float:
+    """The same for a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise UserError(f"dataset.tasks.{name}.{option}={value}: a number from 0 to 1 is expected")
+    return float(value)

@@ -15,7 +15,7 @@ from mtl_runner.encoders.base import FeatureSpec
 from mtl_runner.geometry import boxes_to_source
 from mtl_runner.heads import LinearHeads, MapHeads
 from mtl_runner.metrics.detection import area, detection, detection_summary, overlap, suppressed, together
-from mtl_runner.tasks.base import Summary, Task, counted
+from mtl_runner.tasks.base import Summary, Task, counted, positive_option, share_option, whole_option
 
 CLASSES = slice(5, None)
 PAIRS = 1 << 22
@@ -62,7 +62,10 @@ class Detection(Task):
         super().__init__(name, spec)
         self.classes = spec.columns
         """Their names; ``spec.classes`` is for examples of which each has one."""
-        self.grid, self.radius, self.threshold, self.overlap, self.most = grid, radius, threshold, overlap, most
+        self.grid, self.most = whole_option(name, "grid", grid), whole_option(name, "most", most)
+        self.radius = positive_option(name, "radius", radius)
+        self.threshold = share_option(name, "threshold", threshold)
+        self.overlap = share_option(name, "overlap", overlap)
 
     @property
     def width(self) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import pyarrow as pa
 import torch
@@ -16,7 +16,7 @@ from mtl_runner.errors import NotApplicable, UserError, choices
 from mtl_runner.geometry import place_of, point_names, swapped, to_source
 from mtl_runner.heads import LinearHeads, MapHeads
 from mtl_runner.metrics.keypoints import extent, interpoint, keypoints, keypoints_summary
-from mtl_runner.tasks.base import Summary, Task
+from mtl_runner.tasks.base import Summary, Task, chosen_option, positive_option
 
 Loss = Literal["mae", "mse", "wing"]
 Form = Literal["auto", "coordinates", "heatmap"]
@@ -60,7 +60,10 @@ class Keypoints(Task):
         pairs: Sequence[Sequence[str]] | None = None,
     ) -> None:
         super().__init__(name, spec)
-        self.form, self.loss_name, self.normaliser, self.threshold = form, loss, normaliser, threshold
+        self.form = chosen_option(name, "form", form, get_args(Form))
+        self.loss_name = chosen_option(name, "loss", loss, get_args(Loss))
+        self.normaliser = chosen_option(name, "normaliser", normaliser, get_args(Normaliser))
+        self.threshold = positive_option(name, "threshold", threshold)
         points = point_names(spec)
         self.between = _between(name, normaliser, between, points)
         swapped(name, points, pairs)
@@ -147,7 +150,8 @@ def _between(name: str, normaliser: str, between: Sequence[str] | None, points: 
         )
     if between is None:
         return None
-    if len(between) != 2:
-        raise UserError(f"dataset.tasks.{name}.between={list(between)} does not name two points; points: {choices(points)}")
-    first, second = (place_of(str(point), points, f"dataset.tasks.{name}.between") for point in between)
+    named = [] if isinstance(between, str) or not isinstance(between, Sequence) else list(map(str, between))
+    if len(named) != 2 or named[0] == named[1]:
+        raise UserError(f"dataset.tasks.{name}.between={between} does not name two points; points: {choices(points)}")
+    first, second = (place_of(point, points, f"dataset.tasks.{name}.between") for point in named)
     return first, second

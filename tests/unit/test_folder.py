@@ -116,6 +116,17 @@ def test_a_folder_that_is_none_and_a_file_that_is_broken_have_their_messages(tmp
     (tmp_path / "status.json").write_text('{"state":\n "runn')
     with pytest.raises(UserError, match=r"status\.json: line 2: not JSON"):
         folder.status(state="failed")
+    for content in (
+        "[" * 100_000,
+        "[]",
+        "{}",
+        '{"streams": {"input": {}}, "targets": {}}',
+        '{"streams": {}, "targets": {"a": {"b": 1}}}',
+        '{"streams": {}, "targets": {"a": {"kind": "binary", "options": null}}}',
+    ):
+        (tmp_path / "data.json").write_text(content)
+        with pytest.raises(UserError, match=r"data\.json"):
+            folder.read_specs()
 
 
 def test_times_are_utc() -> None:

@@ -66,7 +66,15 @@ def test_heat_maps_point_to_the_middle_of_their_brightest_cell() -> None:
         ({"normaliser": "points"}, "goes with between"),
         ({"between": ["left", "right"]}, "goes with between"),
         ({"normaliser": "points", "between": ["left", "rigth"]}, r"no point 'rigth' \(did you mean 'right'"),
+        ({"normaliser": "points", "between": ["left", "left"]}, "does not name two points"),
+        ({"normaliser": "points", "between": 5}, "between=5 does not name two points"),
         ({"pairs": [["left"]]}, "not a pair"),
+        ({"pairs": 3}, "3 is not a pair"),
+        ({"pairs": [3]}, "3 is not a pair"),
+        ({"normaliser": "eyes"}, "normaliser=eyes: allowed are image, box, points"),
+        ({"form": "map"}, "form=map: allowed are auto, coordinates, heatmap"),
+        ({"loss": "l1"}, "loss=l1: allowed are mae, mse, wing"),
+        ({"threshold": 0}, "threshold=0: a number above 0"),
     ],
 )
 def test_options_of_points_that_do_not_fit(options: dict[str, object], message: str) -> None:
@@ -74,6 +82,15 @@ def test_options_of_points_that_do_not_fit(options: dict[str, object], message: 
         Keypoints("face", POINTS, **options)  # type: ignore[arg-type]
     with pytest.raises(NotApplicable, match=r"encoder.features=map"):
         Keypoints("face", POINTS, form="heatmap").head(FeatureSpec((8,)), ["face"], 0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"grid": 2.5}, {"grid": "8"}, {"most": 0}, {"radius": -1}, {"threshold": "low"}, {"threshold": 5}, {"overlap": None}],
+)
+def test_options_of_boxes_that_cannot_be(options: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=rf"dataset\.tasks\.thing\.{next(iter(options))}=.* is expected"):
+        Detection("thing", BOXES, **options)  # type: ignore[arg-type]
 
 
 def test_cells_learn_the_smallest_box_that_their_middle_is_in() -> None:

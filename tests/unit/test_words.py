@@ -54,6 +54,7 @@ def test_letters_are_read_as_by_loops() -> None:
                 ]
             )
             torch.testing.assert_close(vector, responses.amax(0))
+    assert filters(characters[:0]).shape == (0, LENGTH, 3)  # of a stream that has run out of rows before another one has
 
 
 @pytest.mark.parametrize("encoder", [RNN, Transformer])

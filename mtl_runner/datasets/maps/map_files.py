@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Collection
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from mtl_runner.errors import UserError
 Array = NDArray[Any]
 MAPS = (".png", ".npy")
 PICTURES = (*MAPS, ".jpg", ".jpeg")
+_UNREADABLE = (ValueError, OSError, EOFError, SyntaxError, TokenError, RecursionError, OverflowError, MemoryError)
+"""What numpy raises over the header of an npy file, which is a line of Python and may announce any size."""
 
 
 def class_map(path: Path, classes: int | None, ignore: Collection[int]) -> Array:
@@ -109,7 +112,7 @@ def raw(path: Path, colours: bool = False) -> Array:
 def _array(path: Path) -> Array:
     try:
         return np.asarray(np.load(path, allow_pickle=False))
-    except (ValueError, OSError, EOFError) as error:
+    except _UNREADABLE as error:
         raise UserError(f"{path}: not a whole npy file of numbers ({_first_line(error)})") from None
 
 
@@ -117,12 +120,13 @@ def _pixels(path: Path, colours: bool) -> Array:
     from PIL import Image
 
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=("PNG", "JPEG") if colours else ("PNG",)) as image:
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image.load()
-            if colours and image.mode in ("RGBA", "LA", "P", "1", "CMYK"):
-                image = image.convert("L" if image.mode in ("LA", "1") else "RGB")  # type: ignore[assignment]
-            return np.array(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # before the header is read, which gives it
+            with Image.open(path, formats=("PNG", "JPEG") if colours else ("PNG",)) as image:
+                image.load()
+                if colours and image.mode in ("RGBA", "LA", "P", "1", "CMYK"):
+                    image = image.convert("L" if image.mode in ("LA", "1") else "RGB")  # type: ignore[assignment]
+                return np.array(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{path}: not a whole image ({_first_line(error)})") from None
 

@@ -15,6 +15,8 @@ from mtl_runner.datasets.skipping import Skipping
 from mtl_runner.errors import UserError, choices
 
 BACKGROUND = "background"
+LARGEST = 1 << 28
+"""Pixels that an image can have."""
 _LISTS = ("images", "annotations", "categories")
 
 
@@ -101,28 +103,40 @@ def read_annotations(path: str | Path, skipping: Skipping) -> Annotations:
         raise UserError(f"there is no file {found}")
     try:
         content = json.loads(found.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise UserError(f"{found} is no whole JSON file: {error}") from None
     if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in _LISTS):
         raise UserError(f"{found} is no annotation file in COCO's format: it has no lists {choices(_LISTS)}")
     try:
         categories = {int(each["id"]): each for each in sorted(content["categories"], key=lambda each: int(each["id"]))}
         images = tuple(content["images"])
-        of_image: dict[int, list[Mapping[str, Any]]] = {int(each["id"]): [] for each in images if each["file_name"]}
-        sizes = {int(each["id"]): (int(each["height"]), int(each["width"])) for each in images}
+        of_image: dict[int, list[Mapping[str, Any]]] = {int(each["id"]): [] for each in images}
+        sizes = {int(each["id"]): _size(each) for each in images}
         names = [str(each["name"]) for each in categories.values()]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{found}: an image or a category lacks a key or has a wrong value: {error}") from None
     if len(set(names)) < len(names):
         raise UserError(
             f"{found}: two categories have the same name: {choices(sorted({n for n in names if names.count(n) > 1}))}"
         )
     for each in content["annotations"]:
-        if problem := _problem(each, sizes, categories):
+        try:
+            problem = _problem(each, sizes, categories)
+        except (TypeError, ValueError, OverflowError) as error:  # a list where a number should be, and whatever else
+            problem = f"has a value of a wrong kind: {error}"
+        if problem:
             skipping(UserError(f"{found}, annotation {each.get('id') if isinstance(each, dict) else each!r}: {problem}"))
         else:
             of_image[each["image_id"]].append(each)
     return Annotations(found, images, {key: tuple(value) for key, value in of_image.items()}, categories)
+
+
+def _size(image: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width; masks are made as large."""
+    height, width = int(image["height"]), int(image["width"])
+    if not image["file_name"] or not (height > 0 and width > 0 and height * width <= LARGEST):
+        raise ValueError(f"file_name={image['file_name']!r}, {height} × {width} pixels")
+    return height, width
 
 
 def _problem(each: Any, images: Mapping[int, tuple[int, int]], categories: Mapping[int, Mapping[str, Any]]) -> str | None:
@@ -135,8 +149,9 @@ def _problem(each: Any, images: Mapping[int, tuple[int, int]], categories: Mappi
     box, points = each.get("bbox"), each.get("keypoints")
     if box is None or not _numbers(box, 4) or box[2] <= 0 or box[3] <= 0:
         return f"bbox={box} is not x, y, width, height with an area"
-    if points is not None and not _numbers(points, 3 * len(categories[each["category_id"]].get("keypoints", ()))):
+    if points is not None and not _numbers(points, 3 * len(categories[each["category_id"]].get("keypoints") or ())):
         return "keypoints are not x, y, v for each point of its category"
+    float(each.get("area", 0))
     if each.get("segmentation"):
         try:
             masks.check(each["segmentation"], *images[each["image_id"]])

@@ -21,6 +21,8 @@ Pixels = NDArray[np.uint8]
 Window = tuple[float, float, float, float]
 """Left, top, width and height in pixels of the file."""
 Result = TypeVar("Result")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+"""What files are taken for, whatever their names: of other formats some start a program (PostScript) to be decoded."""
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _MODES = {1: "L", 3: "RGB"}
@@ -80,13 +82,17 @@ def decoded(path: str, look: Look) -> tuple[Pixels, Window]:
 
 def _opened(path: str) -> Image.Image:
     try:
-        return Image.open(path)
+        image = Image.open(path, formats=FORMATS)
     except FileNotFoundError:
-        raise BadImageError("there is no such file") from None
+        raise BadImageError("is not there") from None
     except IsADirectoryError:
         raise BadImageError("is a folder") from None
     except _ERRORS as error:
         raise BadImageError(_reason(error)) from None
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:  # Pillow only warns
+        image.close()
+        raise BadImageError(f"has {image.width} × {image.height} pixels, more than {Image.MAX_IMAGE_PIXELS:,}")
+    return image
 
 
 def _reason(error: BaseException) -> str:

@@ -82,7 +82,7 @@ def _lengths(runs: Mapping[str, Any], height: int, width: int) -> NDArray[np.int
         lengths = np.asarray(_counts(counts) if isinstance(counts, str | bytes) else counts, np.int64)
     except (TypeError, OverflowError):
         lengths = np.zeros(0, np.int64)
-    if lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != height * width:
+    if lengths.ndim != 1 or (lengths < 0).any() or (lengths > height * width).any() or lengths.sum() != height * width:
         raise ValueError(f"run lengths have to be whole numbers that add up to the {height * width} pixels of the image")
     return lengths
 

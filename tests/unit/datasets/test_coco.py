@@ -54,6 +54,7 @@ def test_run_lengths_as_a_list_and_as_text() -> None:
     ("segmentation", "said"),
     [
         ({"size": [4, 5], "counts": [5, 2]}, "add up to the 20 pixels"),
+        ({"size": [4, 5], "counts": [2**62, 2**62, 2**62, 2**62, 20]}, "add up to the 20 pixels"),
         ({"size": [5, 4], "counts": [20]}, "in an image of 4 × 5"),
         ({"size": [4, 5], "counts": "5~"}, "stands for no number"),
         ({"size": [4, 5], "counts": "5P"}, "in the middle of a number"),
@@ -129,6 +130,10 @@ def test_a_window_shows_a_map_as_it_shows_the_image() -> None:
         ({"category_id": 99}, r"annotation 0: there is no category 99"),
         ({"bbox": [1, 2, 0, 4]}, r"annotation 0: bbox=\[1, 2, 0, 4\] is not x, y, width, height"),
         ({"keypoints": [1, 2]}, r"annotation 0: keypoints are not x, y, v"),
+        ({"image_id": [7]}, r"annotation 0: has a value of a wrong kind"),
+        ({"category_id": {}}, r"annotation 0: has a value of a wrong kind"),
+        ({"bbox": [1, 2, 10**30, 4]}, r"annotation 0: has a value of a wrong kind"),
+        ({"area": "large"}, r"annotation 0: has a value of a wrong kind"),
     ],
 )
 def test_annotations_that_cannot_be_used_are_told_or_skipped(change: dict[str, Any], said: str, file: Path) -> None:
@@ -150,6 +155,16 @@ def test_broken_files_and_masks_are_told(file: Path) -> None:
     file.write_text(json.dumps({"images": []}))
     with pytest.raises(UserError, match=r"no annotation file in COCO's format: it has no lists images, annotations, categories"):
         Coco(str(file), TASKS).load()
-    file.write_text("{")
-    with pytest.raises(UserError, match=r"is no whole JSON file"):
+    for broken in ("{", "[" * 100_000, '{"images": ' + "1" * 5000 + "}"):
+        file.write_text(broken)
+        with pytest.raises(UserError, match=r"is no whole JSON file"):
+            Coco(str(file), TASKS).load()
+
+
+@pytest.mark.parametrize("change", [{"height": 10**6, "width": 10**6}, {"width": -1}, {"height": 1e999}, {"file_name": ""}])
+def test_images_that_cannot_be_are_told(change: dict[str, Any], file: Path) -> None:
+    content = json.loads(file.read_text())
+    content["images"][0] |= change
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="an image or a category lacks a key or has a wrong value"):
         Coco(str(file), TASKS).load()

@@ -1,6 +1,7 @@
 """Images and maps from files: folders, lists and presets; what is broken is told with its file, or skipped."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,23 @@ def test_npy_that_would_run_code_or_has_no_numbers_is_refused(tmp_path: Path) ->
     for name, said in (("a", "not a whole npy file of numbers"), ("b", "not numbers for each pixel"), ("c", "has fractions")):
         with pytest.raises(UserError, match=said):
             map_files.class_map(tmp_path / f"{name}.npy", 4, [])
+
+
+@pytest.mark.parametrize("shape", ["(10**15,)", "(1000000000000000,)", "(99999999999999999999999, 2)", "(5, 5", "-" * 9000 + "1"])
+def test_npy_whose_header_lies_is_refused(shape: str, tmp_path: Path) -> None:
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(64))
+    with pytest.raises(UserError, match="not a whole npy file of numbers"):
+        map_files.raw(tmp_path / "a.npy")
+
+
+def test_an_image_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(np.zeros((6, 12), np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 71)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(UserError, match=r"not a whole image \(Image size \(72 pixels\)"):
+            map_files.raw(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(

@@ -58,12 +58,24 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
         "text.png": "not an image of a known format",
         "empty.jpg": "not an image of a known format",
         "real.tif": "floating-point",
-        "none.png": "there is no such file",
+        "none.png": "is not there",
     }
     for name, reason in reasons.items():
         with pytest.raises(BadImageError, match=reason):
             decoded(str(tmp_path / name), Look(3, 4, 4))
     assert size_of(str(tmp_path / "cut.png")) == (40, 40)
+
+
+def test_a_file_that_would_start_a_program_or_fill_the_memory_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "script.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(BadImageError, match="not an image of a known format"):
+        size_of(str(tmp_path / "script.png"))
+    large = saved(tmp_path / "large.png", RAMP)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 71)
+    with pytest.warns(Image.DecompressionBombWarning), pytest.raises(BadImageError, match="12 × 6 pixels, more than 71"):
+        size_of(large)
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -81,6 +93,7 @@ def test_idx_files_are_read_packed_or_not_and_checked(tmp_path: Path) -> None:
         "other": (idx(array[0]), "with 3 axes"),
         "text": (b"label,image", "is not an idx file"),
         "cut.gz": (gzip.compress(idx(array))[:20], "cannot be unpacked"),
+        "changed.gz": (gzip.compress(b"")[:10] + b"\x07" + gzip.compress(idx(array))[11:], "cannot be unpacked"),
     }
     for name, (data, message) in broken.items():
         (tmp_path / name).write_bytes(data)

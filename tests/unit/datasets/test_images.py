@@ -196,6 +196,18 @@ def test_what_does_not_fit_together_is_said(folder: Path) -> None:
         loaded(folder, boxes=None, size=16)
 
 
+def test_tasks_on_images_are_of_types_that_they_can_have(folder: Path) -> None:
+    def data(**task: Any) -> Data:
+        return ImageTable(str(folder / "labels.csv"), {"task": task}).load()
+
+    with pytest.raises(UserError, match=r"type 'segmentation' does not exist .*keypoints, detection"):
+        data(type="segmentation", columns="smiling")
+    with pytest.raises(UserError, match=r"are no whole points: without .*_y"):
+        data(type="keypoints", columns="*_x")
+    found = data(type="survival", time="nose_x", event="smiling")
+    assert found.targets["task"].columns == ("nose_x", "smiling")
+
+
 def test_boxes_may_stand_in_a_column_of_the_labels(folder: Path) -> None:
     rows = [{"image": f"img/{i:03}.png", "objects": "2 4 10 12 red ball; 0 0 4 4" if i else ""} for i in range(COUNT)]
     rows[1]["objects"] = "?"

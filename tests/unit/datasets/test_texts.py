@@ -178,3 +178,10 @@ def test_glue_reads_its_files(tmp_path: Path) -> None:
     (tmp_path / "MRPC/train.tsv").write_text("\n".join([*lines["mrpc"][:4], "1\t1\tshort"]) + "\n")
     with pytest.raises(UserError, match=r"train.tsv, line 5: 3 values, but there are 5 columns"):
         Glue(str(tmp_path), ["mrpc"]).load()
+
+
+def test_a_time_to_an_event_is_named_by_its_two_columns(tmp_path: Path) -> None:
+    rows = [{"review": f"word {row}", "days": row, "died": row % 2} for row in range(20)]
+    task = {"life": {"type": "survival", "time": "days", "event": "died"}}
+    data = Text(csv(tmp_path / "lives.csv", rows), task, "review").load()
+    assert (data.targets["life"].kind, data.targets["life"].columns) == ("survival", ("days", "died"))
