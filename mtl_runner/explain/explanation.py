@@ -17,6 +17,7 @@ from mtl_runner.explain.permutation import Importance, importance, permutations,
 from mtl_runner.explain.shared import Pair, pairs
 from mtl_runner.fetching import as_tensors, at_once, is_stored
 from mtl_runner.folder import RunFolder
+from mtl_runner.model import MultiTaskModel
 from mtl_runner.predict import Trained, load
 from mtl_runner.seeding import derive, generator
 from mtl_runner.tasks.group import pack
@@ -73,17 +74,13 @@ def explain(
         allowed: modules of one's own that the run's configuration may name.
 
     Raises:
-        UserError: there is no such run, its data are not there or are others, or too few rows have labels; a task has an output
-            for each token or pixel.
+        UserError: there is no such run, its data are not there or are others, or too few rows have labels; all tasks
+            have an output for each token, pixel, point or box.
     """
     if part not in PARTS:
         why = ": that part is read once, at the end of a run" if part == "test" else nearest(part, PARTS)
         raise UserError(f"--part {part}{why}; allowed are {choices(PARTS)}, or labelled rows of a table with --input")
     trained = load(run, allowed=allowed, stream=stream)
-    if many := [task.name for task in trained.model.tasks if task.streaming]:
-        raise UserError(
-            f"{run}: {choices(many)}: inputs are explained for tasks with one output per example, not for each position"
-        )
     whole, reference, of = _of_table(trained, input) if input else _of_part(run, part, allowed)
     return explained(trained, whole, reference, of, repeats, rows)
 
@@ -116,7 +113,7 @@ def explained(
         pairs=tuple(pairs(tasks, names, shuffling.drop, given.strength(), used)),
         rows=split.size(stream),
         of=of,
-        notes=tuple(_notes(whole, tasks, shuffling, given, stream)),
+        notes=(*_left_out(model, stream), *_notes(whole, tasks, shuffling, given, stream)),
     )
 
 
@@ -163,6 +160,12 @@ def _reference(reference: Batch, stream: str, seed: int) -> Fields:
     if not any(is_stored(value) for value in fields.values()):
         return fields
     return as_tensors(_drawn(reference, stream, ROWS, seed).inputs[stream])
+
+
+def _left_out(model: MultiTaskModel, stream: str) -> Iterator[str]:
+    """What answers for each word, pixel, point or box, and not with one metric over examples that can be shuffled."""
+    if names := [task.name for task in model.tasks if task.spec.stream == stream and task.streaming]:
+        yield f"not looked at, as they have more than one answer for each example: {choices(names)}"
 
 
 def _notes(whole: Batch, tasks: Sequence[str], shuffling: Importance, given: Attributions, stream: str) -> Iterator[str]:

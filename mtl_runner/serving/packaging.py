@@ -47,7 +47,7 @@ def package(folder: Path, model: nn.Module) -> Path | None:
         _log.warning("no MLflow model of this run, as its data set's preparation is not one of this package's")
         return None
     if others or (rows := preparation.blank(2)) is None:
-        why = "its tasks have several input streams" if others else "its inputs are files"
+        why = "its tasks have several input streams" if others else "its inputs do not fit into columns"
         _log.warning("no MLflow model of this run, as %s; mtl predict reads them", why)
         return None
     inputs = {preparation.stream: preparation.inputs(rows)}
