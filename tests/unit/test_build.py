@@ -30,6 +30,7 @@ Config = Callable[..., DictConfig]
         (["trainer.epochs=null"], "both null"),
         (["encoder=cnn", "dataset=synthetic"], "reads image"),
         (["imbalance=[focal,class_weights]"], "both act on the loss"),
+        (["dataset=table", "dataset.path=no.csv", "dataset.tasks={a:{type:regression,loss:hubber}}"], "a.loss=hubber: .*'huber'"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_data_is_read(typed: list[str], said: str, make_config: Config) -> None:

@@ -15,6 +15,7 @@ from sklearn import metrics as sk
 from mtl_runner import build
 from mtl_runner.batch import Data, Split
 from mtl_runner.config.schema import plain
+from mtl_runner.datasets.shapes import Shapes
 from mtl_runner.evaluate import Measured, averages, evaluate, measured, predict, score
 from mtl_runner.model import MultiTaskModel
 from mtl_runner.tasks.group import pack
@@ -131,3 +132,15 @@ def test_the_run_says_what_is_undefined(train: Callable[..., Path]) -> None:
     assert results["average"]["primary"] == pytest.approx(sum(others) / 3)
     log = (folder / "run.log").read_text()
     assert log.count("task task_1 has no label in test: it has no test metrics") == log.count("task_1") == 1
+
+
+def test_what_is_summed_up_batch_by_batch_is_that_of_all_at_once(make_config: Config) -> None:
+    """Metrics, losses and confusion matrices of kinds whose outputs are not kept; the last batch is a smaller one."""
+    data = Shapes(rows=4, validation_rows=4, test_rows=7, size=16, missing=0.3).load()
+    model, split = ready(data, make_config("dataset=shapes", "encoder=unet", "encoder.channels=2", "encoder.depth=1"))
+    parts, whole = measured(model, split, 3), measured(model, split, 7)
+    assert parts.confusions() == whole.confusions() and set(whole.confusions()) == {"segmentation"}
+    assert whole.outputs == {}
+    for name, row in whole.report().metrics.items():
+        assert parts.report().metrics[name] == pytest.approx(row, nan_ok=True)
+        assert parts.report().losses[name] == pytest.approx(whole.report().losses[name], rel=1e-5)

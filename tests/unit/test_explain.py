@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,16 @@ from sklearn.inspection import permutation_importance
 from sklearn.metrics import balanced_accuracy_score, r2_score, roc_auc_score
 
 from mtl_runner import build
-from mtl_runner.batch import Data, StreamSpec
+from mtl_runner.batch import Data, StreamSpec, TargetSpec
 from mtl_runner.config.schema import plain
 from mtl_runner.errors import UserError
 from mtl_runner.explain import explain, write
+from mtl_runner.explain.explanation import _left_out
 from mtl_runner.explain.gradients import Attributions, attribute, baseline
 from mtl_runner.explain.inputs import Input, View, inputs_of, owners
 from mtl_runner.explain.permutation import Importance, importance, permutations, shuffled, surely
 from mtl_runner.explain.shared import cosine, pairs
+from mtl_runner.tasks import make_tasks
 from mtl_runner.tasks.group import pack
 
 SCORES: dict[str, Callable[..., float]] = {
@@ -171,6 +174,23 @@ def test_streams_are_looked_at_one_by_one(make_config: Callable[..., Any]) -> No
         found = importance_of(view, data.streams[stream])
         assert [task.name for task in view.tasks] == tasks and found.drop.shape == (len(tasks), 6 if stream == "left" else 3)
         assert (attributions_of(view, data).gap() <= 5e-3).all()
+
+
+def test_tasks_with_several_answers_for_an_example_are_left_out_and_named() -> None:
+    """A model of both kinds, of which nothing but its tasks is asked."""
+    kinds = {"words": "tagging", "size": "regression", "boxes": "detection", "far": "depth"}
+    streams = dict.fromkeys(kinds, "input") | {"far": "other"}
+    classes = {"tagging": ("a", "b"), "detection": ()}
+    tasks = make_tasks(
+        {
+            name: TargetSpec(kind, streams[name], classes=classes.get(kind, ()), columns=("cat",), shape=(2, 5))
+            for name, kind in kinds.items()
+        }
+    )
+    model: Any = SimpleNamespace(tasks=tasks)
+    (line,) = _left_out(model, "input")
+    assert line.endswith(": words, boxes")
+    assert not list(_left_out(model, "another"))
 
 
 def test_a_column_and_its_marker_are_one_input() -> None:

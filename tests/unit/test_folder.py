@@ -107,6 +107,13 @@ def test_streams_and_targets_come_back_as_they_were(tmp_path: Path) -> None:
     assert folder.read_specs() == (streams, targets)
     known = folder.read_json("data.json")
     assert known["preparation"] == {"rules": 1} and known["fingerprint"] == "f00d"
+    assert not (tmp_path / "skipped.txt").exists()
+
+
+def test_what_of_the_data_was_passed_over_is_written_down(tmp_path: Path) -> None:
+    parts = dict.fromkeys(("train", "validation", "test"), Split({"input": {"numeric": torch.zeros(1, 2)}}, {}, {}))
+    RunFolder(tmp_path).write_data(Data(parts, {}, {}, {}, skipped=("a.csv, line 3: empty", "b.png: truncated")))
+    assert (tmp_path / "skipped.txt").read_text() == "a.csv, line 3: empty\nb.png: truncated\n"
 
 
 def test_a_folder_that_is_none_and_a_file_that_is_broken_have_their_messages(tmp_path: Path) -> None:

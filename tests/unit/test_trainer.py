@@ -331,3 +331,20 @@ def test_each_stream_has_its_own_rows(make_config: Config) -> None:
         {stream: batch.size(stream) for stream in batch.inputs} for batch in trainer.loader.epoch(trainer.training_part(), 1)
     ]
     assert sizes == [{"left": 32, "right": 32}] * 2 + [{"left": 6, "right": 6}]
+
+
+def test_a_batch_is_augmented_by_seed_and_step_alone(make_config: Config) -> None:
+    def moved(batch: Batch, generator: torch.Generator) -> Batch:
+        noise = torch.rand(batch.size("input"), 1, generator=generator)
+        return replace(batch, inputs={"input": {"numeric": batch.inputs["input"]["numeric"] + noise}})
+
+    def seen(step: int, seed: int = 0) -> Tensor:
+        trainer = trainer_on(replace(made(), augmentation=moved), make_config(f"seed={seed}"))
+        trainer.progress.step = step
+        batch = trainer.training_part().part(0, 5)
+        ready = trainer.ready(batch)
+        assert set(ready.targets) == set(trainer.groups)  # packed after it, as the loss takes them
+        return ready.inputs["input"]["numeric"] - batch.inputs["input"]["numeric"]
+
+    assert torch.equal(seen(3), seen(3)) and seen(3).gt(0).all()
+    assert not torch.equal(seen(3), seen(4)) and not torch.equal(seen(3), seen(3, seed=1))
