@@ -243,3 +243,15 @@ def test_a_resumed_run_keeps_the_primary_metric_that_it_began_with(train: Train)
 def test_what_becomes_of_the_training_rows_is_said(options: tuple[str, ...], said: str | None, train: Train) -> None:
     log = (train(*options, "dataset.long_tail=20", "trainer.epochs=1") / "run.log").read_text()
     assert ("training rows" in log) == (said is not None) and (said or "") in log
+
+
+def test_another_run_may_begin_when_training_is_over(
+    make_config: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the test part is read, and before pictures."""
+    monkeypatch.setattr("mtl_runner.outcome._leaves_room", lambda: True)
+    monkeypatch.setattr("mtl_runner.figures.draw", lambda folder: None)
+    there: list[tuple[bool, bool]] = []
+    files = tmp_path / "metrics.jsonl", tmp_path / "test_metrics.json"
+    run.run(make_config(), tmp_path, Origin({}), trained=lambda: there.append((files[0].exists(), files[1].exists())))
+    assert there == [(True, False)] and files[1].exists()

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mtl_runner.batch import Data, Split, StreamSpec, TargetSpec
+from mtl_runner.datasets.prepared import read_preparation
 from mtl_runner.errors import UserError
 from mtl_runner.folder import RunFolder, now, write_text
 
@@ -174,3 +175,8 @@ def test_seconds_of_training_are_those_of_all_epochs(tmp_path: Path) -> None:
     for epoch in (1, 2):
         folder.append_metrics(epoch, epoch, {}, {"steps": 2.0, "validation": 0.5})
     assert folder.train_seconds() == 5
+
+
+def test_a_preparation_of_a_kind_that_is_not_known_is_named_and_not_imported() -> None:
+    with pytest.raises(UserError, match=r"of a kind 'os'; this version of the program reads .*table"):
+        read_preparation({"kind": "os"})
