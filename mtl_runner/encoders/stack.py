@@ -25,7 +25,7 @@ from mtl_runner.encoders.stems import ImageStem, VectorStem
 
 _LARGE = 2**15
 """Entries of a matrix beyond which T products in one call take longer than one by one."""
-_ALIKE: tuple[type[nn.Module], ...] = (nn.Identity, *ACTIVATIONS.values())
+_ALIKE: tuple[type[nn.Module], ...] = (nn.Identity, *(type(make()) for make in ACTIVATIONS.values()))
 """Layers that keep nothing and look at each number by itself."""
 
 

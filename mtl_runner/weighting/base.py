@@ -32,11 +32,22 @@ class Objectives:
     """What the trunk hands to the branches, with its graph; empty unless the weighting asked for the tasks ``apart``."""
     copies: Sequence[Sequence[Tensor]] = ()
     """For each part the boundary as its k tasks read it: leaves [k, …], whose gradients are those of each task alone."""
+    factors: Tensor | None = None
+    """[T]: what the losses in ``parts`` are to be multiplied by; None: 1."""
 
     @cached_property
     def losses(self) -> Tensor:
         """[T], without a graph."""
-        return torch.cat([part.detach() for part in self.parts])
+        losses = torch.cat([part.detach() for part in self.parts])
+        return losses if self.factors is None else losses * self.factors
+
+    def backward(self, weights: Tensor, inputs: Sequence[Tensor] | None = None, retain_graph: bool = False) -> None:
+        """Add the gradient of Σ_t w_t L_t to ``.grad`` of all that can have one, or of ``inputs``."""
+        if self.factors is not None:
+            weights = weights * self.factors
+        torch.autograd.backward(
+            self.parts, weights.split([len(part) for part in self.parts]), retain_graph=retain_graph, inputs=inputs
+        )
 
 
 class Options(TypedDict, total=False):
@@ -123,9 +134,9 @@ def mean_losses(draws: Sequence[Objectives]) -> tuple[Tensor, Tensor]:
     return losses.sum(0) / active.sum(0).clamp_min(1), active.any(0)
 
 
-def equal_share(active: Tensor) -> Tensor:
-    """1 / n, [..., 1]: the unit of methods whose weights are those of a mean."""
-    return at_least_one(active).reciprocal()
+def equal_share(active: Tensor) -> Tensor | float:
+    """1 / n, [..., 1], or one number where all are active: the unit of methods whose weights are those of a mean."""
+    return 1 / active.shape[-1] if every(active) else at_least_one(active).reciprocal()
 
 
 def mean_weight(weights: Tensor, active: Tensor) -> Tensor:
@@ -136,7 +147,7 @@ def mean_weight(weights: Tensor, active: Tensor) -> Tensor:
 
 def every(mask: Tensor) -> bool:
     """Whether all are true, as far as looking is free: on the CPU. For a few; an operation takes longer to begin with."""
-    return mask.device.type == "cpu" and all(mask.flatten().tolist())
+    return mask.device.type == "cpu" and all(mask.tolist() if mask.ndim == 1 else mask.flatten().tolist())
 
 
 def at_least_one(active: Tensor) -> Tensor:
@@ -166,7 +177,7 @@ class LossWeighting(Weighting):
             parameter.grad = gradient * self.factor(weights, objectives.active, shared=bool(objectives.shared))
         shown = self.shown(weights, objectives.active)
         shares = shown / len(self.tasks) if objectives.shared and self.scale == "comparable" else shown
-        torch.autograd.backward(objectives.parts, shares.split([len(part) for part in objectives.parts]))
+        objectives.backward(shares)
         return shown
 
     def differentiate(self, losses: Tensor, active: Tensor) -> tuple[Tensor, Sequence[tuple[nn.Parameter, Tensor]]]:

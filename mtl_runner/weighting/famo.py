@@ -1,6 +1,7 @@
 """Fast adaptive multitask optimization (FAMO)."""
 
 from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import Annotated, Unpack
 
 import torch
@@ -53,6 +54,9 @@ class FAMO(DirectWeighting):
         self.register_buffer("state", torch.zeros(4, len(tasks)))
         self._active: Tensor | None = None
         self._logs: Tensor | None = None
+        self._viewed: Tensor | None = None
+        self._rows: list[Tensor] = []
+        self._cells: list[list[Tensor]] = []
 
     def unit(self, weights: Tensor, active: Tensor) -> Tensor | float:
         """1 / n: the weights are those of a mean."""
@@ -64,28 +68,47 @@ class FAMO(DirectWeighting):
 
     def after_step(self, recompute: Callable[[], Tensor]) -> None:
         assert self._active is not None and self._logs is not None
-        after = recompute()
-        moving = self._active & (after.abs() < torch.inf)
-        shares = among(moving, self.state[0])
-        change = self._logs - logarithm(after)
-        if not every(moving):
-            change = change.masked_fill(~moving, 0)
-        self.adam(shares * (change - shares @ change), moving)
+        change = self._logs - logarithm(recompute())
+        if every(self._active) and finite(change):
+            shares = self.state[0].softmax(-1)
+            self.adam(shares * (change - shares @ change))
+            return
+        before, moving = self.state.clone(), self._active & (change.abs() < torch.inf)
+        shares, change = among(moving, self.state[0]), change.masked_fill(~moving, 0)
+        self.adam(shares * (change - shares @ change))
+        self.state.copy_(self.state.where(moving, before))
 
-    def adam(self, slopes: Tensor, moving: Tensor) -> None:
-        """A step of Adam (Kingma & Ba 2015) with L2 decay for the logits that are ``moving``; each counts its own steps.
+    def adam(self, slopes: Tensor) -> None:
+        """A step of Adam (Kingma & Ba 2015) with L2 decay for the logits, each of which counts its own steps.
 
-        Written out, as torch's takes longer for T numbers than the second look at the losses, and knows no masks.
+        Its kernel alone, on views that are made once: around it torch's optimizer takes a good part of the time of the second
+        look at the losses.
         """
-        state = self.state.clone()
-        logits, means, squares, looks = state.unbind()
-        slopes = slopes.add(logits, alpha=self.gamma)
-        looks.add_(1)
-        means.lerp_(slopes, 1 - BETAS[0])
-        squares.lerp_(slopes * slopes, 1 - BETAS[1])
-        size = (squares / (1 - BETAS[1] ** looks)).sqrt_().add_(EPSILON).mul_(1 - BETAS[0] ** looks)
-        logits.addcdiv_(means, size, value=-self.w_lr)
-        self.state = state if every(moving) else state.where(moving, self.state)
+        if self._viewed is not self.state:
+            self._viewed, self._rows = self.state, list(self.state.unbind())
+            self._cells = [list(row.unbind()) for row in self._rows]
+        logits, means, squares, looks = self._cells
+        self._rows[-1].add_(1)
+        torch._fused_adam_(
+            logits,
+            slopes.unbind(),
+            means,
+            squares,
+            [],
+            looks,
+            lr=self.w_lr,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            weight_decay=self.gamma,
+            eps=EPSILON,
+            amsgrad=False,
+            maximize=False,
+        )
+
+
+def finite(values: Tensor) -> bool:
+    """Whether all are, as far as looking is free; as ``every``."""
+    return values.device.type == "cpu" and all(map(isfinite, values.tolist()))
 
 
 def among(active: Tensor, scores: Tensor) -> Tensor:
@@ -97,4 +120,4 @@ def among(active: Tensor, scores: Tensor) -> Tensor:
 
 def logarithm(losses: Tensor) -> Tensor:
     """log(L + 1e-8); a loss below 0 counts as 0."""
-    return losses.clamp_min(0).add_(EPSILON).log_()
+    return losses.relu().add_(EPSILON).log_()

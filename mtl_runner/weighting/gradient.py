@@ -95,8 +95,7 @@ class GradientWeighting(Weighting):
         once = self.at_once(draws)
         for draw in draws:
             leaves = None if once else [copy for copies in draw.copies for copy in copies]
-            ones = [torch.ones_like(part) for part in draw.parts]
-            torch.autograd.backward(draw.parts, ones, retain_graph=not once, inputs=leaves)
+            draw.backward(torch.ones_like(draw.losses), leaves, retain_graph=not once)
 
     def backward_to_the_private(self, draws: Sequence[Objectives], gradients: Sequence[TaskGradients], weights: Tensor) -> None:
         """Give private parameters their tasks' gradients times ``weights`` [T], as a mean over the draws."""
@@ -107,8 +106,7 @@ class GradientWeighting(Weighting):
         for draw, each in zip(draws, gradients, strict=True):
             each.write_private(shares)
             if draw.private and not self.at_once(draws):
-                pieces = shares.split([len(part) for part in draw.parts])
-                torch.autograd.backward(draw.parts, pieces, inputs=list(draw.private))
+                draw.backward(shares, draw.private)
 
     def at_once(self, draws: Sequence[Objectives]) -> bool:
         """Whether private parameters take exactly what reaches them on the way to the boundary."""
@@ -230,16 +228,14 @@ class GramianWeighting(GradientWeighting):
     def _reuse(self, draws: Sequence[Objectives]) -> Tensor:
         self.gramian = None
         _, active = mean_losses(draws)
-        shown = self.last * active
-        shares = self.coefficients(shown) / len(draws)
+        shown = self.last if every(active) else self.last * active
+        shares = self.coefficients(shown)
+        if len(draws) > 1:
+            shares = shares / len(draws)
         for draw in draws:
-            sizes = [len(part) for part in draw.parts]
-            inputs = None
             if self.heads == "own":
-                own = torch.full_like(shares, 1 / len(draws)).split(sizes)
-                torch.autograd.backward(draw.parts, own, retain_graph=True, inputs=list(draw.private))
-                inputs = list(draw.shared)
-            torch.autograd.backward(draw.parts, shares.split(sizes), inputs=inputs)
+                draw.backward(torch.full_like(shares, 1 / len(draws)), draw.private, retain_graph=True)
+            draw.backward(shares, draw.shared if self.heads == "own" else None)
         return shown
 
     def _private(self, weights: Tensor) -> Tensor:

@@ -37,13 +37,7 @@ class IMTL(IMTLG):
         scales = self.log_scale.detach().exp()
         share = 1 / len(self.tasks) if self.scale == "comparable" else 1.0  # as that of ``imtl_l``
         self.log_scale.grad = share * (scales * objectives.losses - 1).where(objectives.active, 0)
-        weights = super().backward(*(scaled(draw, scales) for draw in (objectives, *further)))
+        weights = super().backward(*(replace(draw, factors=scales) for draw in (objectives, *further)))
         if self.gramian is not None:
             self.gramian = self.gramian / (scales[:, None] * scales)
         return weights * scales
-
-
-def scaled(objectives: Objectives, scales: Tensor) -> Objectives:
-    """The objectives with each loss multiplied by its constant of ``scales`` [T]."""
-    pieces = scales.split([len(part) for part in objectives.parts])
-    return replace(objectives, parts=[part * piece for part, piece in zip(objectives.parts, pieces, strict=True)])

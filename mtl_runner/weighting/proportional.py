@@ -96,9 +96,17 @@ def newton(matrix: Tensor, norms: Tensor, power: float) -> Tensor:
 
 
 def start(matrix: Tensor, norms: Tensor, power: float) -> Tensor:
-    """The solution without inner products between tasks, and what they change in it as long as they are small."""
-    alone = norms ** ((power - 1) / (power + 1))
-    return alone * ((matrix @ alone) / alone).clamp_min_(0.25) ** (-1 / (power + 1))
+    """Near the solution as long as inner products between tasks are small: two steps of z ← z (m / K 1)^(1/(1+p)).
+
+    For 40 tasks they take the place of one of Newton's, which costs ten times as much.
+    """
+    values = norms ** ((power - 1) / (power + 1))
+    for _ in range(2):
+        gains = (matrix @ values).mul_(values)
+        if power != 1:
+            gains.div_((norms / values) ** (power - 1))
+        values = values * gains.clamp_min_(0.5).pow_(-1 / (power + 1))
+    return values
 
 
 def allowed(least: Tensor, one: Tensor, power: float) -> Tensor:
