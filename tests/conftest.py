@@ -84,3 +84,11 @@ def _own_working_folder(request: pytest.FixtureRequest, _empty_folder: Path, mon
     yield
     if left := [path.rename(path.with_name(f".{path.name}")).name for path in _empty_folder.glob("[!.]*")]:
         pytest.fail(f"a test that writes into its working folder asks for tmp_path; this one left {left}")
+
+
+@pytest.fixture(autouse=True)
+def _patient_tracking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow is given up on when a call takes five seconds; where that is not the question, a machine may stand still."""
+    if request.path.stem != "test_tracking_outage":
+        for module in ("sender", "session"):
+            monkeypatch.setattr(f"mtl_runner.tracking.{module}.CALL", 60.0)
