@@ -23,7 +23,7 @@ from mtl_runner.commands.sweeping.board import Board
 from mtl_runner.commands.sweeping.desk import desk
 from mtl_runner.commands.sweeping.earlier import skip_finished
 from mtl_runner.commands.sweeping.grid import NOT_APPLICABLE, QUEUED, SAME, SKIPPED, GridJob, alone, free, label, run_once, swept
-from mtl_runner.commands.sweeping.launchers import check_commands, way
+from mtl_runner.commands.sweeping.launchers import check_commands, keep_output_apart, way
 from mtl_runner.commands.sweeping.work import Work, settle, train
 from mtl_runner.errors import UserError
 from mtl_runner.folder import RunFolder
@@ -339,6 +339,16 @@ def test_a_file_has_no_commands_for_a_launcher(launcher: dict[str, Any], typed: 
     node = OmegaConf.create(launcher)
     with pytest.raises(UserError, match=said) if said else nullcontext():
         check_commands(node, typed)
+
+
+@pytest.mark.parametrize(("typed", "kept"), [({}, False), ({"log_to_driver": True}, True)])
+def test_ray_prints_what_jobs_write_only_when_asked(typed: dict[str, bool], kept: bool) -> None:
+    node = OmegaConf.create({"ray": {"init": {"address": None, **typed}}, "other": 1})
+    OmegaConf.set_struct(node, True)
+    OmegaConf.set_readonly(node, True)
+    keep_output_apart(node)
+    assert node == {"ray": {"init": {"address": None, "log_to_driver": kept}}, "other": 1}
+    keep_output_apart(OmegaConf.create({"n_jobs": 3}))
 
 
 def test_jobs_divide_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

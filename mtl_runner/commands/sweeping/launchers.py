@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from mtl_runner.commands.sweeping.orders import cores
 from mtl_runner.errors import UserError
@@ -31,6 +31,13 @@ def check_commands(launcher: DictConfig, typed: Sequence[str]) -> None:
     for text in _texts(OmegaConf.to_container(launcher, resolve=True)):
         if not text.isprintable():
             raise UserError(f"hydra.launcher: {text!r} is more than one line")
+
+
+def keep_output_apart(launcher: DictConfig) -> None:
+    """Ray would print what all jobs write, line by line as they come; it is in their ``run.log``."""
+    if (init := OmegaConf.select(launcher, "ray.init")) is not None and "log_to_driver" not in init:
+        with read_write(init), open_dict(init):
+            init.log_to_driver = False
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -29,7 +29,7 @@ from mtl_runner.commands.sweeping.board import FINE, LEFT, Board
 from mtl_runner.commands.sweeping.composing import SweepLoader
 from mtl_runner.commands.sweeping.desk import desk
 from mtl_runner.commands.sweeping.grid import QUEUED, GridJob, free, label, swept
-from mtl_runner.commands.sweeping.launchers import Way, way
+from mtl_runner.commands.sweeping.launchers import Way, keep_output_apart, way
 from mtl_runner.commands.sweeping.orders import Order, Orders, cores, stop
 from mtl_runner.commands.sweeping.work import Work, settle
 from mtl_runner.errors import UserError
@@ -93,6 +93,7 @@ class _Launching:
         if (logger := OmegaConf.select(config, "hydra.hydra_logging.loggers.hydra")) is not None:
             with read_write(logger):
                 logger.level = "WARNING"  # launchers list the jobs by numbers of their own
+        keep_output_apart(config.hydra.launcher)
 
     def all(self, board: Board) -> None:
         """The pending jobs, and once more those that were lost with the launcher or its workers."""
