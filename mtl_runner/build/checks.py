@@ -56,14 +56,27 @@ def check_combination(config: DictConfig | Node) -> None:
 
 
 def _check_tasks(tasks: object) -> None:
-    """The values of what the types of the tasks can be told; their names are known to the data set, and checked there."""
+    """The values of what the types of the tasks can be told; their names are known to the data set, and checked there.
+
+    Where no type is given, a value is refused that none of the types that know its key takes.
+    """
     for name, options in tasks.items() if isinstance(tasks, Mapping) else ():
-        if isinstance(options, Mapping) and (kind := options.get("type")) is not None:
-            hints = typing.get_type_hints(task_class(name, str(kind)).__init__, include_extras=True)
-            own = {key: value for key, value in options.items() if key in KINDS.get(str(kind), ())}
-            place = f"dataset.tasks.{name}"
-            if lines := [line for key, value in own.items() for line in complaints(f"{place}.{key}", value, hints[key])]:
-                raise UserError("\n".join(lines))
+        if not isinstance(options, Mapping):
+            continue
+        if (kind := options.get("type")) is not None:
+            task_class(name, str(kind))
+        lines: list[str] = []
+        for key, value in options.items():
+            able = [each for each, own in KINDS.items() if key in own and kind in (None, each)]
+            said = [_complaints(name, each, key, value) for each in able]
+            lines += said[0] if said and all(said) else []
+        if lines:
+            raise UserError("\n".join(lines))
+
+
+def _complaints(name: str, kind: str, key: str, value: object) -> list[str]:
+    hints = typing.get_type_hints(task_class(name, kind).__init__, include_extras=True)
+    return complaints(f"dataset.tasks.{name}.{key}", value, hints[key])
 
 
 def _check_optimizer(config: Node) -> None:

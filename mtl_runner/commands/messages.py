@@ -3,6 +3,7 @@
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -71,6 +72,9 @@ def _missing(error: MissingConfigException, args: Namespace) -> str:
     group, _, option = name.rpartition("/")
     known = error.options or sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
     if name == args.config_name:
+        known = sorted(
+            {path.stem for folder in filter(None, (config_dir(), args.config_dir)) for path in Path(folder).glob("*.yaml")}
+        )
         return f"--config-name {name}: there is no such file in the configuration folders{nearest(name, known)}"
     if group == "hydra/launcher" and option in EXTRAS:
         return f"{group}={option}: is not installed; install it with: pip install 'mtl-runner[{EXTRAS[option]}]'"

@@ -7,6 +7,7 @@ from standins import Command, Jobs
 
 from mtl_runner.errors import UserError
 
+EXPERIMENTS = str(Path(__file__).resolve().parents[2] / "experiments")
 MISTAKES = {
     "sharing=sofft": ["sharing=sofft", "adapters, cgc", "did you mean 'soft'?"],
     "sharin=soft": ["sharin=soft", "did you mean 'sharing'?"],
@@ -60,6 +61,17 @@ def _said(result: object, *parts: str) -> None:
         assert part in err
 
 
+def test_an_option_of_a_type_that_is_not_typed(mtl_run: Command, jobs: Jobs, folder: Path) -> None:
+    """The data set knows the type later; no type that has such an option takes this value."""
+    _said(
+        mtl_run("dataset=conll", "dataset.path=t.tsv", "+dataset.tasks={pos:{output:crff}}"),
+        "dataset.tasks.pos.output=crff",
+        "softmax, crf",
+        "did you mean 'crf'?",
+    )
+    assert not jobs.calls and not jobs.prepared and not list(folder.iterdir())
+
+
 @pytest.mark.parametrize("typed", MISTAKES)
 def test_a_mistake_is_named_and_leaves_nothing(mtl_run: Command, jobs: Jobs, folder: Path, typed: str) -> None:
     _said(mtl_run(typed), *MISTAKES[typed])
@@ -70,6 +82,7 @@ def test_a_mistake_is_named_and_leaves_nothing(mtl_run: Command, jobs: Jobs, fol
     ("typed", "parts"),
     [
         (["-cn", "confg"], ["--config-name confg", "did you mean 'config'?"]),
+        (["-cd", EXPERIMENTS, "-cn", "recomendation"], ["--config-name recomendation", "did you mean 'recommendation'?"]),
         (["-cd", "nowhere"], ["--config-dir nowhere"]),
         (["-m", "--cfg", "job"], ["only one of"]),
         (["--resolve"], ["--resolve"]),
