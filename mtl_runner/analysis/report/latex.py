@@ -1,4 +1,4 @@
-"""A comparison as tables for LaTeX, with booktabs."""
+"""A comparison as tables for LaTeX, with booktabs and graphicx."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,6 +8,7 @@ from mtl_runner.analysis.report.words import gain_of, legend, spread
 
 _ACROSS = 4
 """Tasks in a table: so many fit the width of a page in small print."""
+_NO_WIDER = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}"
 _SPECIAL = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -18,7 +19,10 @@ _SPECIAL = {
 
 
 def as_latex(comparison: Comparison) -> str:
-    r"""One ``table`` of the averages and one for each few tasks, to be read with ``\input``; needs the package booktabs."""
+    r"""One ``table`` of the averages and one for each few tasks, to be read with ``\input``; needs booktabs and graphicx.
+
+    A table that is wider than the page's text is made as small as that.
+    """
     blocks: list[tuple[str, Sequence[Column]]] = [(f"{comparison.title}: averages", overall(comparison))]
     for title, columns in _by_task(comparison):
         chunks = [columns[start : start + _ACROSS] for start in range(0, len(columns), _ACROSS)]
@@ -26,7 +30,8 @@ def as_latex(comparison: Comparison) -> str:
             part = f" ({number} of {len(chunks)})" if len(chunks) > 1 else ""
             blocks.append((f"{comparison.title}: {title}{part}", chunk))
     notes = _notes(comparison)
-    return "% needs \\usepackage{booktabs}\n" + "\n".join(_table(comparison, title, columns, notes) for title, columns in blocks)
+    tables = [_table(comparison, title, columns, notes) for title, columns in blocks]
+    return "% needs \\usepackage{booktabs,graphicx}\n" + "\n".join(tables)
 
 
 def _by_task(comparison: Comparison) -> Iterable[tuple[str, Sequence[Column]]]:
@@ -45,14 +50,15 @@ def _table(comparison: Comparison, caption: str, columns: Sequence[Column], note
             r"\begin{table}",
             r"  \centering\small",
             f"  \\caption{{{escaped(caption)}.}}",
-            f"  \\begin{{tabular}}{{l{'r' * len(columns)}}}",
+            r"  \par\smallskip",
+            f"  {_NO_WIDER}{{\\begin{{tabular}}{{l{'r' * len(columns)}}}",
             r"    \toprule",
             _line(["group", *(escaped(column.title) for column in columns)]),
             _line(["", *(escaped(column.unit) for column in columns)]),
             r"    \midrule",
             *rows,
             r"    \bottomrule",
-            r"  \end{tabular}",
+            r"  \end{tabular}}",
             f"  \\par\\smallskip\\footnotesize {notes}",
             r"\end{table}",
             "",

@@ -4,7 +4,10 @@ import csv
 import io
 import math
 import re
+import shutil
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -97,6 +100,19 @@ def test_latex_has_no_bare_special_sign_and_rows_of_one_length() -> None:
         depth += 1 if sign == "{" else -1
         assert depth >= 0
     assert depth == 0
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is absent")
+def test_latex_sets_the_tables_no_wider_than_the_text(tmp_path: Path) -> None:
+    (tmp_path / "table.tex").write_text(
+        as_latex(made(3, (*NASTY, *(f"more_{place}" for place in range(6))), title="100 % _sure_"))
+    )
+    (tmp_path / "all.tex").write_text(
+        r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}\input{table}\end{document}"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert said.returncode == 0 and "Overfull" not in said.stdout, said.stdout
 
 
 def test_latex_escapes() -> None:
