@@ -34,6 +34,8 @@ class Objectives:
     """For each part the boundary as its k tasks read it: leaves [k, …], whose gradients are those of each task alone."""
     factors: Tensor | None = None
     """[T]: what the losses in ``parts`` are to be multiplied by; None: 1."""
+    last_layer: Sequence[nn.Parameter] = ()
+    """Of ``shared`` the weights and biases of the last layer that features pass."""
 
     @cached_property
     def losses(self) -> Tensor:
@@ -43,6 +45,8 @@ class Objectives:
 
     def backward(self, weights: Tensor, inputs: Sequence[Tensor] | None = None, retain_graph: bool = False) -> None:
         """Add the gradient of Σ_t w_t L_t to ``.grad`` of all that can have one, or of ``inputs``."""
+        if inputs is not None and not inputs:
+            return
         if self.factors is not None:
             weights = weights * self.factors
         torch.autograd.backward(

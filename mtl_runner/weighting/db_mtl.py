@@ -55,7 +55,7 @@ class DBMTL(JacobianWeighting):
 
     def aggregate(self, jacobian: Tensor, losses: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
         slopes = reciprocal(losses)
-        steps = self.memory.count(active).clamp_min(1)
+        steps = self.memory.begin(jacobian, active)[1].clamp_min(1)
         rows = self.memory.average(slopes.to(jacobian)[:, None] * jacobian, active, 1 - self.beta / steps**self.beta_sigma)
         norms = rows.norm(dim=1).masked_fill(~active, 0)
         balance = (norms.max() / norms.masked_fill(norms == 0, 1)).masked_fill(norms == 0, 0)

@@ -57,20 +57,17 @@ class ExcessMTL(JacobianWeighting):
         self.register_buffer("initial", torch.zeros(len(tasks)))
 
     def aggregate(self, jacobian: Tensor, losses: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-        steps = self.memory.count(active)
-        excess = self._excess(jacobian).to(self.initial)
+        squares = jacobian.square()
+        sums, steps = self.memory.begin(jacobian, active)
+        sums += squares
+        excess = (squares / (sums + EPSILON).sqrt()).sum(1).to(self.initial)
         warming = active & (steps <= self.warmup)
+        self.initial.masked_fill_(active & (steps == 1), 0)  # also where the memory has started anew
         self.initial += (excess / self.warmup).masked_fill(~warming, 0)
         ratios = (excess / (self.initial + EPSILON)).clamp_max(LARGEST).masked_fill(warming, 1)
         self._move(self.eta * ratios, active)
         weights = self.logs.masked_fill(~active, -torch.inf).softmax(-1).masked_fill(~active, 0)
         return weights.to(jacobian) @ jacobian, weights.to(losses)
-
-    def _excess(self, jacobian: Tensor) -> Tensor:
-        """[T]: E_t."""
-        squares = jacobian.square()
-        sums = self.memory.of(jacobian).add_(squares)
-        return (squares / (sums + EPSILON).sqrt()).sum(1)
 
     def _move(self, grown: Tensor, active: Tensor) -> None:
         """Add to log α_t; what the active tasks have in all stays theirs."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Unpack
 
-from annotated_types import Gt
+from annotated_types import Gt, Le
 from torch import Tensor
 
 from mtl_runner.weighting.base import mean_weight
@@ -26,11 +26,13 @@ class FairGrad(GramianWeighting):
 
     Args:
         tasks: names of the tasks.
-        alpha: α; the authors' default is 1, and they use 2 on QM9.
+        alpha: α; the authors' default is 1, and they use 2 on QM9. Beyond 20 float64 does not hold the weights.
         options: those of the Gramian-based weightings.
     """
 
-    def __init__(self, tasks: Sequence[str], *, alpha: Annotated[float, Gt(0)] = 1.0, **options: Unpack[GramianOptions]) -> None:
+    def __init__(
+        self, tasks: Sequence[str], *, alpha: Annotated[float, Gt(0), Le(20)] = 1.0, **options: Unpack[GramianOptions]
+    ) -> None:
         super().__init__(tasks, **options)
         self.alpha = alpha
 

@@ -99,7 +99,7 @@ class GradientWeighting(Weighting):
 
     def backward_to_the_private(self, draws: Sequence[Objectives], gradients: Sequence[TaskGradients], weights: Tensor) -> None:
         """Give private parameters their tasks' gradients times ``weights`` [T], as a mean over the draws."""
-        shares = weights / len(draws) if len(draws) > 1 else weights
+        shares = weights if len(draws) == 1 else weights / present(draws)
         own = [each.grad for each in draws[0].private if each.grad is not None]
         if len(draws) > 1 and own and self.at_once(draws):
             torch._foreach_div_(own, len(draws))
@@ -109,8 +109,8 @@ class GradientWeighting(Weighting):
                 draw.backward(shares, draw.private)
 
     def at_once(self, draws: Sequence[Objectives]) -> bool:
-        """Whether private parameters take exactly what reaches them on the way to the boundary."""
-        return self.heads == "own"
+        """Whether private parameters take exactly what reaches them on the way to the boundary, as a mean over the draws."""
+        return self.heads == "own" and (len(draws) == 1 or all(every(draw.active) for draw in draws))
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class GramianWeighting(GradientWeighting):
             active: [..., T] boolean; the others weigh 0, and do not move the weights of the active.
         """
 
-    def statistic(self, jacobians: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def statistic(self, jacobians: Sequence[Tensor], draws: Sequence[Objectives]) -> tuple[Tensor, Tensor]:
         """What the method sees, [T, T], and the gradients that it weighs, [T, P], from the gradients of each draw."""
         (jacobian,) = jacobians
         return jacobian @ jacobian.T, jacobian
@@ -196,7 +196,7 @@ class GramianWeighting(GradientWeighting):
     def _compute(self, draws: Sequence[Objectives]) -> Tensor:
         self.backward_to_the_boundary(draws)
         gradients = self.all_gradients(draws)
-        seen, rows = self.statistic([each.matrix for each in gradients])
+        seen, rows = self.statistic([each.matrix for each in gradients], draws)
         self.gramian = seen if len(draws) == 1 else rows @ rows.T
         tasks = Tasks.of(self.gramian.diagonal(), draws)
         seen = tasks.only_usable(seen)
@@ -230,11 +230,12 @@ class GramianWeighting(GradientWeighting):
         _, active = mean_losses(draws)
         shown = self.last if every(active) else self.last * active
         shares = self.coefficients(shown)
+        own = torch.ones_like(shares)
         if len(draws) > 1:
-            shares = shares / len(draws)
+            shares, own = (each / present(draws) for each in (shares, own))
         for draw in draws:
             if self.heads == "own":
-                draw.backward(torch.full_like(shares, 1 / len(draws)), draw.private, retain_graph=True)
+                draw.backward(own, draw.private, retain_graph=True)
             draw.backward(shares, draw.shared if self.heads == "own" else None)
         return shown
 
@@ -287,6 +288,16 @@ class JacobianWeighting(GradientWeighting):
         private = self.private(self.coefficients(shown), tasks.losses, tasks.usable)
         self.backward_to_the_private(draws, [gradients], private.to(jacobian.dtype))
         return tasks.reported(shown)
+
+
+def present(draws: Sequence[Objectives]) -> Tensor:
+    """[T]: in how many of the draws each task has labels, at least 1: what a mean over them divides a sum by."""
+    return torch.stack([draw.active for draw in draws]).sum(0).clamp_min_(1)
+
+
+def mean_gradients(jacobians: Sequence[Tensor], draws: Sequence[Objectives]) -> Tensor:
+    """[T, P]: the mean over the draws in which a task has labels, as that of its loss is."""
+    return torch.stack(list(jacobians)).sum(0).div_(present(draws)[:, None])
 
 
 def wide(values: Tensor) -> Tensor:

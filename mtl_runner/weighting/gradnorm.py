@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mtl_runner.weighting.base import Objectives, Scale
 from mtl_runner.weighting.gradient import GramianWeighting, Heads, Normalize
 from mtl_runner.weighting.gradients import TaskGradients
-from mtl_runner.weighting.part import PartGradients, last_layer
+from mtl_runner.weighting.part import PartGradients
 
 ROUNDING = 1e-5
 """A gap within so much of its target counts as none: among identical tasks the sign would be that of rounding errors."""
@@ -34,7 +34,9 @@ class GradNorm(GramianWeighting):
     Args:
         tasks: names of the tasks.
         alpha: α, how strongly tasks are brought to a common pace; 0 makes the norms equal.
-        layer: where norms are taken: ``last`` shared layer with its bias and normalisation, or ``all`` shared parameters.
+        layer: where norms are taken: ``last`` shared layer, weights and biases, or ``all`` shared parameters. The last layer is
+            that of the stages or experts that two or more tasks reach, in all its copies and directions; gates, stitches, edges
+            and normalisations are none. It is looked for again in each epoch, and where none is trained, all stands in its place.
         lr: learning rate of the weights; null: the model's.
         every, normalize, heads, scale: those of the Gramian-based weightings; ``layer`` stands in place of ``gradients``.
             The weights are trained in the steps that ``every`` leaves.
@@ -72,7 +74,7 @@ class GradNorm(GramianWeighting):
     def task_gradients(self, objectives: Objectives) -> TaskGradients:
         if self.layer == "all":
             return super().task_gradients(objectives)
-        return PartGradients(objectives, last_layer(objectives.shared))
+        return PartGradients(objectives, objectives.last_layer)
 
     def write(self, gradients: Sequence[TaskGradients], rows: Tensor, weights: Tensor) -> None:
         (each,) = gradients

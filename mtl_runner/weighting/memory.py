@@ -20,23 +20,23 @@ class Memory(nn.Module):
         self.rows: Tensor | None = None
         self.register_buffer("steps", torch.zeros(count, dtype=torch.long))
 
-    def of(self, jacobian: Tensor) -> Tensor:
-        """The rows so far, zeros at first and where what is shared has changed; to be changed in place."""
-        if self.rows is None or self.rows.shape != jacobian.shape:
-            self.steps.clamp_(max=1)
-            self.rows = torch.zeros_like(jacobian)
-        self.rows = self.rows.to(jacobian)
-        return self.rows
+    def begin(self, jacobian: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows so far, to be changed in place, and in how many steps each task was active, [T], this one included.
 
-    def count(self, active: Tensor) -> Tensor:
-        """[T]: in how many steps each task was active, this one included."""
+        Both start at zero, and anew where what is shared has changed.
+        """
+        if self.rows is None or self.rows.shape != jacobian.shape:
+            self.rows = torch.zeros_like(jacobian)
+            self.steps.zero_()
+        self.rows = self.rows.to(jacobian)
         self.steps += active
-        return self.steps
+        return self.rows, self.steps
 
     def average(self, jacobian: Tensor, active: Tensor, rates: Tensor) -> Tensor:
         """Each active row goes ``rates`` [T] of the way to its gradient; in the first step that counted it all the way."""
+        assert self.rows is not None
         rates = rates.masked_fill(self.steps == 1, 1).masked_fill(~active, 0)
-        return self.of(jacobian).lerp_(jacobian, rates.to(jacobian)[:, None])
+        return self.rows.lerp_(jacobian, rates.to(jacobian)[:, None])
 
     def get_extra_state(self) -> dict[str, Tensor | None]:
         return {"rows": self.rows}

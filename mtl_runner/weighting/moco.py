@@ -62,7 +62,7 @@ class MoCo(JacobianWeighting):
         self.register_buffer("taken", torch.zeros((), dtype=torch.long))
 
     def aggregate(self, jacobian: Tensor, losses: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-        steps = self.memory.count(active).clamp_min(1)
+        steps = self.memory.begin(jacobian, active)[1].clamp_min(1)
         rows = self.memory.average(jacobian, active, self.beta / steps**self.beta_sigma)
         self.taken += 1
         before = self.simplex.start(losses, active)

@@ -7,8 +7,8 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from mtl_runner.weighting.base import Scale
-from mtl_runner.weighting.gradient import GramianWeighting, Heads, Normalize
+from mtl_runner.weighting.base import Objectives, Scale
+from mtl_runner.weighting.gradient import GramianWeighting, Heads, Normalize, mean_gradients
 from mtl_runner.weighting.simplex import OnSimplex, project
 
 
@@ -20,7 +20,8 @@ class MoDo(GramianWeighting):
     NeurIPS 2023 (Fernando et al., JMLR 2024), Algorithm 1. γ and ρ are those of the authors' code.
 
     The weights sum to 1. λ starts at 1/T; a task without labels keeps its λ while the others share the rest. Heads take
-    their own gradients, the mean of both halves. A batch that is too small to be divided is used twice.
+    their own gradients, the mean of both halves; one that has labels in one half only takes its gradients from there, and its
+    products with that half's others as 0. A batch that is too small to be divided is used twice.
 
     Two forward passes over half of the batch, T backward passes through the trunk for each; 3 × T × P numbers.
 
@@ -50,9 +51,9 @@ class MoDo(GramianWeighting):
         self.rho = rho
         self.simplex = OnSimplex(len(tasks))
 
-    def statistic(self, jacobians: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def statistic(self, jacobians: Sequence[Tensor], draws: Sequence[Objectives]) -> tuple[Tensor, Tensor]:
         first, second = jacobians
-        return first @ second.T, (first + second) / 2
+        return first @ second.T, mean_gradients(jacobians, draws)
 
     def weights(self, gramian: Tensor, losses: Tensor, active: Tensor) -> Tensor:
         """λ of this step; a batch of problems, unlike a step, starts from equal weights and is not remembered."""

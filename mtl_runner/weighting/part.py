@@ -33,9 +33,3 @@ class PartGradients(TaskGradients):
     def write_sum(self, weights: Tensor) -> None:
         """Make the sum of the tasks' gradients, weighted with ``weights`` [T], that of all shared parameters."""
         write_through_the_trunk(self.objectives, combined(self.tasks, weights), self.objectives.shared)
-
-
-def last_layer(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
-    """From the last matrix or kernel on: the last layer's weight, and the biases and scales that follow it."""
-    matrices = [index for index, parameter in enumerate(parameters) if parameter.dim() > 1]
-    return list(parameters[matrices[-1] if matrices else 0 :])

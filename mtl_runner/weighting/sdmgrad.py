@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
 from mtl_runner.weighting.base import Objectives, Scale
-from mtl_runner.weighting.gradient import GramianWeighting, Heads, Normalize
+from mtl_runner.weighting.gradient import GramianWeighting, Heads, Normalize, mean_gradients
 from mtl_runner.weighting.gradients import TaskGradients
 from mtl_runner.weighting.part import PartGradients
 from mtl_runner.weighting.simplex import OnSimplex, closest, inverse_ranks
@@ -23,7 +23,8 @@ class SDMGrad(GramianWeighting):
     Provable Stochastic Algorithms, NeurIPS 2023, Algorithm 1; A, momentum and the defaults are those of its reimplementations.
 
     The weights sum to 1. w starts at 1/T; a task without labels keeps its w while the others share the rest. Heads take
-    their own gradients, the mean of the thirds. A batch that is too small to be divided is used three times.
+    their own gradients, the mean of the thirds in which they have labels; a task without any in ζ moves its head alone. A batch
+    that is too small to be divided is used three times.
 
     Three forward passes over a third of the batch; 2T + 1 backward passes through the trunk; 3 × T × P numbers.
 
@@ -64,9 +65,9 @@ class SDMGrad(GramianWeighting):
         *seen, last = draws
         return [*super().all_gradients(seen), PartGradients(last, ())]
 
-    def statistic(self, jacobians: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def statistic(self, jacobians: Sequence[Tensor], draws: Sequence[Objectives]) -> tuple[Tensor, Tensor]:
         first, second, _ = jacobians
-        return first @ second.T, (first + second) / 2
+        return first @ second.T, mean_gradients(jacobians[:2], draws[:2])
 
     def write(self, gradients: Sequence[TaskGradients], rows: Tensor, weights: Tensor) -> None:
         last = gradients[-1]

@@ -369,11 +369,27 @@ def test_frozen_shared_part_is_not_shared(make_config: Callable[..., DictConfig]
     assert trainer.shared == []
 
 
-@pytest.mark.parametrize("weighting", ["mgda", "nash_mtl", "moco", "gradnorm", "graddrop", "famo", "modo", "upgrad"])
+@pytest.mark.parametrize(
+    "weighting",
+    [
+        "mgda",
+        "nash_mtl",
+        "moco",
+        "gradnorm",
+        "graddrop",
+        "famo",
+        "modo",
+        "upgrad",
+        "mgda every=2",
+        "modo every=2",
+        "imtl every=3",
+    ],
+)
 def test_training_goes_on_where_nothing_is_shared_any_more(weighting: str, make_config: Callable[..., DictConfig]) -> None:
     """Each task ends up in a cluster of its own."""
     clustered = ["sharing=clustered", "sharing.clusters=4", "sharing.warmup=1", "trainer.epochs=4", "encoder.hidden=[7,5]"]
-    training = training_on(made(), make_config(*clustered, f"weighting={weighting}"))
+    option, *keys = weighting.split()
+    training = training_on(made(), make_config(*clustered, f"weighting={option}", *(f"weighting.{key}" for key in keys)))
     (trainer,) = training.trainers
     assert trainer.shared
     epochs = training.fit()

@@ -278,6 +278,32 @@ def test_a_step_reports_the_losses_of_the_parts_that_have_labels(option: str, ma
 
 
 @each_option
+@pytest.mark.parametrize("heads", ["own", "weighted"])
+def test_gradients_are_means_over_the_draws_that_have_labels(option: str, heads: str, make_config: MakeConfig) -> None:
+    """As losses are; in a step that computes weights and in one that uses them again."""
+    trainer = trainer_on(made(), make_config(f"weighting={option}", "weighting.every=2", f"weighting.heads={heads}"))
+    for step in range(2):
+        batch, count = first_batch(trainer), trainer.weighting.draws
+        some = torch.arange(batch.size("input")) % count > 0  # no labels in the first draw for the first task of each group
+        weights = {key: torch.ones_like(value, dtype=torch.float32) for key, value in batch.targets.items()}
+        for value in weights.values():
+            value[~some, 0] = 0
+        draws = replace(batch, weights=weights).chunk(count)
+        shared, private = (
+            torch.stack([jacobian(trainer, draw, each) for draw in draws]).sum(0)
+            / torch.stack([trainer.objectives(draw).active for draw in draws]).sum(0)[:, None]
+            for each in (trainer.shared, trainer.private)
+        )
+        if option == "sdmgrad" and step == 0:
+            shared = jacobian(trainer, draws[-1], trainer.shared)
+        trainer.learner.zero_grad()
+        shown = trainer.weighting.backward(*[trainer.objectives(draw) for draw in draws]).float()
+        torch.testing.assert_close(written(trainer.shared), shown @ shared / 4, rtol=1e-3, atol=1e-5)
+        each = torch.ones(4) if heads == "own" else shown / 4
+        torch.testing.assert_close(written(trainer.private), each @ private, rtol=1e-3, atol=1e-5)
+
+
+@each_option
 def test_a_batch_is_divided_and_a_small_one_used_as_it_is(
     option: str, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,17 @@ def test_the_equation_holds(alpha: float, gramians: list[Tensor]) -> None:
         assert torch.allclose(ridged(gramian) @ weights * weights ** (1 / alpha), torch.ones(1).double(), rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("alpha", [10.0, 20.0])
+@pytest.mark.parametrize("spread", [0, 3])
+def test_the_equation_holds_near_max_min_fairness(alpha: float, spread: int) -> None:
+    """Newton's steps are many there, the more so for norms that differ by a factor of 10^spread."""
+    for gramian in [*FULL[:30], *HALF[:30]]:
+        lengths = torch.logspace(0, spread, len(gramian), dtype=torch.float64)
+        scaled = lengths[:, None] * gramian / gramian.diagonal().mean() * lengths
+        weights = fair(scaled, alpha)
+        assert torch.allclose(ridged(scaled) @ weights * weights ** (1 / alpha), torch.ones(1).double(), rtol=0, atol=2e-5)
+
+
 def test_the_ridge_does_not_show_where_gradients_are_independent() -> None:
     for gramian in FULL:
         weights = fair(gramian)

@@ -270,6 +270,22 @@ def test_what_is_remembered_of_a_task_outlasts_steps_without_it(option: str) -> 
         assert method.logs.exp()[2].item() == mass and method.logs.exp().sum().item() == pytest.approx(3, rel=1e-5)
 
 
+@each_memory
+def test_what_is_shared_changes_and_memory_starts_anew(option: str) -> None:
+    """For each task in its first step with labels after that."""
+    changed, fresh = (make(option, 3, **({"warmup": 2} if option == "excess_mtl" else {})) for _ in range(2))
+    for jacobian, losses in trajectory(3, entries=30, steps=5):
+        changed.aggregate(jacobian, losses, on(3))
+    for step, (jacobian, losses) in enumerate(trajectory(3, entries=12, steps=8, seed=1)):
+        active = torch.tensor([True, step > 0, step != 3])
+        for method in (changed, fresh):
+            method.aggregate(jacobian.masked_fill(~active[:, None], 0), losses.where(active, 1), active)
+        memories = [next(module for module in method.modules() if isinstance(module, Memory)) for method in (changed, fresh)]
+        assert same(memories[0].state_dict(), memories[1].state_dict())
+        if option == "excess_mtl" and step:
+            assert torch.equal(changed.initial, fresh.initial)
+
+
 @each_method
 def test_a_batch_without_any_label_moves_nothing(option: str) -> None:
     method = make(option, 3)
