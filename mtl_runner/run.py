@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mtl_runner import checkpoint, label_table, labels, outcome
 from mtl_runner.batch import Data
+from mtl_runner.build import job_hash
 from mtl_runner.config.schema import plain
 from mtl_runner.console import Display, log, logging_to, print_tree
 from mtl_runner.errors import UserError
@@ -89,6 +90,8 @@ def resume(
         folder.cut_metrics(parts.training.number)
         _show_labels(folder, parts.data)
         write_text(path / "config.yaml", OmegaConf.to_yaml(node))
+        if larger and status.get("job"):
+            folder.status(job=job_hash(node))  # it is another one now
         folder.status(state="running", ended=None, error=None, epoch=parts.training.number, **_process())
         log.info("resuming after epoch %d", parts.training.number)
         return _train(node, folder, parts, trained=trained)

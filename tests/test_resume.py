@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 import torch
 from handmade import checkpoint, options, same
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from mtl_runner import checkpoint as checkpoints
 from mtl_runner import run
+from mtl_runner.build import job_hash
 from mtl_runner.config import config_dir
 from mtl_runner.errors import UserError
+from mtl_runner.folder import Origin
 from mtl_runner.trainer import Trainer
 
 SMALL = ["encoder.hidden=[16,8]", "encoder.dropout=0.2", "trainer.batch_size=200", "trainer.epochs=4"]
@@ -172,6 +174,14 @@ def test_a_larger_budget_is_as_if_it_had_been_so_from_the_start(
     run.resume(folder, **{unit: large})
     assert_same_end(folder, whole)
     assert OmegaConf.load(folder / "config.yaml").trainer[unit] == large
+
+
+def test_with_a_larger_budget_it_is_another_job(make_config: Callable[..., DictConfig], tmp_path: Path) -> None:
+    config = make_config("trainer.epochs=1")
+    run.run(config, tmp_path, Origin({}, [], job=job_hash(config)))
+    run.resume(tmp_path, epochs=3)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["job"] == job_hash(make_config("trainer.epochs=3")) != job_hash(config)
 
 
 def test_cosine_goes_on_along_the_longer_curve(train: Train) -> None:

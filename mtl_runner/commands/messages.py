@@ -20,7 +20,7 @@ def explained(args: Namespace) -> Iterator[None]:
     """Inside, where a configuration is composed or shown and nothing else is done, errors become ``UserError``."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
         raise UserError(_explain(error, args)) from error
 
 
@@ -42,15 +42,25 @@ def _explain(error: Exception, args: Namespace) -> str:
         return _missing(error, args)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
         return _unknown_key(cause, args.overrides)
-    if str(error).startswith("Config group override must be"):
+    if isinstance(error, TypeError) or str(error).startswith("Config group override must be"):  # a list of numbers
         groups = [each for each in args.overrides if (config_dir() / each.lstrip("+~").partition("=")[0]).is_dir()]
         return f"{', '.join(groups)}: the name of an option is expected, or a list of names; `mtl options` lists them"
     if str(error).startswith("Ambiguous value"):
         return _ambiguous(next(each for each in args.overrides if f"'{each}'" in str(error)))
+    if "Cannot merge DictConfig with ListConfig" in f"{error}{cause}":
+        return _list_for_mapping(args.overrides)
     if isinstance(error, OmegaConfBaseException):
         return f"{error.full_key}: {first_line(error)}" if error.full_key else first_line(error)
     detail = f": {first_line(cause)}" if isinstance(cause, OmegaConfBaseException) else ""
     return first_line(error).removeprefix("Error merging override ") + detail
+
+
+def _list_for_mapping(overrides: list[str]) -> str:
+    lists = [each for each in overrides if each.partition("=")[2].startswith("[")]
+    tasks = next((each for each in lists if each.startswith("dataset.tasks=")), None)
+    if tasks:
+        return f"{tasks}: its tasks have options here; name those to train with dataset.only={tasks.partition('=')[2]}"
+    return f"{', '.join(lists)}: keys with values are expected, written {{key:value}}"
 
 
 def _unreadable(override: str) -> str:

@@ -11,6 +11,7 @@ from mtl_runner.analysis.comparison import Comparison
 from mtl_runner.analysis.results import Result
 from mtl_runner.errors import UserError, choices, nearest
 
+HOME = Path("experiments")
 MARKS = ("<!-- written by mtl study -->", "<!-- end -->")
 
 
@@ -46,7 +47,9 @@ def study(name: str, home: Path, overrides: Sequence[str], sweep: Path | None, o
     folder = output or home / name
     comparison, files = compare(Wanted(what=(str(sweep),)), (), None, folder, name)
     typed = [each for each in overrides if not each.startswith("data_dir=")]
-    _write(comparison, folder, files, file.read_text(encoding="utf-8"), shlex.join(["mtl", "study", name, *typed]))
+    flags = ["-cd", str(home)] if home != HOME else []
+    flags += ["-o", str(output)] if output else []
+    _write(comparison, folder, files, file.read_text(encoding="utf-8"), shlex.join(["mtl", "study", name, *flags, *typed]))
     return code
 
 

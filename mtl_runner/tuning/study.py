@@ -79,11 +79,17 @@ def open_study(search: Search, configuration: Mapping[str, Any], epochs: int | N
 def sampler(search: Search) -> Afresh:
     """That of a study; each trial has a seed of its own."""
 
-    def made(number: int) -> BaseSampler:
+    def made(place: int) -> BaseSampler:
         with quiet():
-            return search.sampler(derive(search.seed, "trial", number) % 2**32)
+            return search.sampler(derive(search.seed, "trial", place) % 2**32)
 
-    return Afresh(made)
+    return Afresh(_place, made)
+
+
+def _place(study: Study, trial: FrozenTrial) -> int:
+    """Of those that a study without interruptions has: a trial that is tried again leaves its place to the next."""
+    earlier = study.get_trials(deepcopy=False)[: trial.number]
+    return sum(each.state != TrialState.FAIL or failure(study, each) is not None for each in earlier)
 
 
 def counted(study: Study) -> list[FrozenTrial]:

@@ -56,6 +56,8 @@ def test_runs_what_is_missing_and_reports_on_all(mtl: Command, launched: list[li
     text = page.read_text()
     assert text.startswith("# Of my own\n\nRead this.\n") and text.count("written by mtl study") == 1
     assert "\n# mine" not in text, "the page has a title of its own"
+    mtl("study", "mine", "-cd", "experiments/../experiments", "-o", "elsewhere")
+    assert "`mtl study mine -cd experiments/../experiments -o elsewhere`" in Path("elsewhere/README.md").read_text()
     assert "`mtl study mine encoder.dropout=0.1`" in text and "seeds: 0, 1; 4 runs in 2 groups" in text and STUDY.strip() in text
     lines = list(csv.DictReader(Path("experiments/mine/runs.csv").read_text().splitlines()))
     assert {(line["group"].split()[0], line["seed"], line["digit"]) for line in lines} == {

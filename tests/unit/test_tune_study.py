@@ -86,6 +86,25 @@ def test_a_search_that_was_interrupted_draws_what_it_would_have_drawn(tmp_path: 
     assert drawn(other) != drawn(whole)
 
 
+def test_a_trial_that_was_broken_off_moves_no_other(tmp_path: Path) -> None:
+    """It is tried again with the next number; what comes after draws as if nothing had happened."""
+    whole = searched(TPE(space=SPACE, trials=9, seed=3, name="s", folder=str(tmp_path / "whole")))
+    broken: list[str] = []
+
+    def once(drawn: Mapping[str, str], folder: Path, watch: Watch) -> list[float]:
+        if folder.name == "3" and not broken:
+            broken.append(folder.name)
+            raise KeyboardInterrupt
+        return [value(drawn)]
+
+    search = TPE(space=SPACE, trials=9, seed=3, name="s", folder=str(tmp_path / "parts"))
+    with pytest.raises(KeyboardInterrupt):
+        searched(search, once)
+    parts = searched(search, once)
+    assert broken and len(drawn(parts)) == 10
+    assert [trial.params for trial in counted(parts)] == drawn(whole)
+
+
 def test_what_does_not_go_together_is_told_and_what_fails_is_kept(tmp_path: Path) -> None:
     def act(drawn: Mapping[str, str], folder: Path, watch: Watch) -> list[float]:
         if drawn["kind"] == "bad":

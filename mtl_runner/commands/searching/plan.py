@@ -98,6 +98,6 @@ class Plan:
 
         said = report.state(self.study, trial)
         why = trial.user_attrs.get(REASON) or failure(self.study, trial)
-        if trial.values:
+        if trial.values and trial.state.name == "COMPLETE":  # of a pruned one it is the last that was looked at
             said = ", ".join(f"{value:.4f}" for value in trial.values)
         print(f"trial {trial.number}: {said}  {report.drawn(trial)}{f': {why}' if why else ''}", flush=True)
