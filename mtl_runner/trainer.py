@@ -78,6 +78,7 @@ class Trainer:
         self.progress = Progress()
         self.shared: list[nn.Parameter] = []
         self.private: list[nn.Parameter] = []
+        self.last_layer: list[nn.Parameter] = []
         self.look_at_what_is_shared()
         self.rows = rows
         self.validation = pack(validation, self.groups)
@@ -91,6 +92,7 @@ class Trainer:
     def look_at_what_is_shared(self) -> None:
         """Some modes change it in the course of training."""
         self.shared = [parameter for parameter in self.model.sharing.shared() if parameter.requires_grad]
+        self.last_layer = self.model.sharing.last_layer()
         known = {id(parameter) for parameter in self.shared}
         self.private = [parameter for parameter in self.learner.network.parameters() if id(parameter) not in known]
 
@@ -126,7 +128,7 @@ class Trainer:
             group.losses(outputs[key].float(), batch.targets[key], batch.weights.get(key)) for key, group in self.groups.items()
         ]
         parts, active = zip(*pairs, strict=True)
-        return Objectives(parts, torch.cat(active), self.shared, self.private, boundary, copies)
+        return Objectives(parts, torch.cat(active), self.shared, self.private, boundary, copies, last_layer=self.last_layer)
 
     def losses_again(self, batch: Batch) -> Tensor:
         """The losses [T] of a batch with the parameters as they are now, and the masks that the last forward pass drew."""

@@ -84,6 +84,10 @@ class Encoder(nn.Module, ABC):
         return self
 
 
+class SideBySide(nn.ModuleList):
+    """Modules none of which reads what another gives; in a list of any other kind each comes after the one before."""
+
+
 def run_stages(stages: nn.ModuleList | Sequence[nn.Module], x: Tensor, mask: Tensor | None = None) -> Tensor:
     """The stages, one after the other."""
     for stage in stages:

@@ -8,7 +8,7 @@ from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
 from mtl_runner.batch import Fields, StreamSpec
-from mtl_runner.encoders.base import Dropout, Encoder, FeatureSpec, StreamSpecs
+from mtl_runner.encoders.base import Dropout, Encoder, FeatureSpec, SideBySide, StreamSpecs
 from mtl_runner.errors import NotApplicable, choices
 
 
@@ -84,7 +84,7 @@ class InteractionStem(nn.Module):
             reads = "reads categorical columns, with or without numbers"
             raise NotApplicable(f"encoder=embedding {reads}, and the data set gives {choices(spec.fields)}; see encoder=mlp")
         self.products = products and columns > 1
-        self.embeddings = nn.ModuleList(nn.Embedding(cardinality, size, padding_idx=0) for cardinality in spec.cardinalities)
+        self.embeddings = SideBySide(nn.Embedding(cardinality, size, padding_idx=0) for cardinality in spec.cardinalities)
         with torch.no_grad():
             for embedding in self.embeddings:
                 embedding.weight *= size**-0.5

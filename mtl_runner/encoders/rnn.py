@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mtl_runner.batch import Fields, StreamSpec
 from mtl_runner.encoders import pooling
-from mtl_runner.encoders.base import Dropout, Encoder, FeatureSpec, StreamSpecs
+from mtl_runner.encoders.base import Dropout, Encoder, FeatureSpec, SideBySide, StreamSpecs
 from mtl_runner.encoders.pooling import Pooled, Pooling
 from mtl_runner.encoders.tokens import RowStem, only_field, same_length, token_mask
 from mtl_runner.encoders.words import Words
@@ -96,7 +96,7 @@ class Recurrent(nn.Module):
     def __init__(self, cell: str, inputs: int, width: int, directions: int, dropout: float) -> None:
         super().__init__()
         self.dropout = Dropout(dropout)
-        self.ways = nn.ModuleList(CELLS[cell](inputs, width, batch_first=True) for _ in range(directions))
+        self.ways = SideBySide(CELLS[cell](inputs, width, batch_first=True) for _ in range(directions))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         x = self.dropout(x)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_runner.batch import Fields
-from mtl_runner.encoders.base import Dropout, Encoder, run_stages
+from mtl_runner.encoders.base import Dropout, Encoder, SideBySide, run_stages
 from mtl_runner.encoders.mlp import ACTIVATIONS, Residual
 from mtl_runner.encoders.stacked import (
     Rows,
@@ -67,7 +67,7 @@ class OneByOne(Stacked):
 
     def __init__(self, parts: Sequence[nn.Module]) -> None:
         super().__init__(len(parts))
-        self.parts = nn.ModuleList(parts)
+        self.parts = SideBySide(parts)
 
     def forward(self, x: Any, mask: Tensor | None = None, apart: bool = False, rows: Rows = None) -> Tensor:
         parts = self.parts if rows is None else [self.parts[row] for row in rows]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mtl_runner.batch import Fields, StreamSpec
-from mtl_runner.encoders.base import StreamSpecs
+from mtl_runner.encoders.base import SideBySide, StreamSpecs
 from mtl_runner.errors import NotApplicable
 
 
@@ -23,7 +23,7 @@ class VectorStem(nn.Module):
         super().__init__()
         self.fields = tuple(spec.fields)
         sizes = [embedding_size or embedding_width(cardinality) for cardinality in spec.cardinalities]
-        self.embeddings = nn.ModuleList(
+        self.embeddings = SideBySide(
             # index 0 is a category that training does not know: no gradient would ever reach its vector, so it is zero
             nn.Embedding(cardinality, size, padding_idx=0)
             for cardinality, size in zip(spec.cardinalities, sizes, strict=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mtl_runner.batch import Fields
 from mtl_runner.encoders.base import Encoder, EncoderFactory, FeatureSpec
+from mtl_runner.encoders.last import last_layer
 from mtl_runner.encoders.stacked import Rows, chosen
 from mtl_runner.errors import NotApplicable, choices
 from mtl_runner.tasks.group import TaskGroup
@@ -133,6 +134,20 @@ class Sharing(nn.Module, ABC):
     def shared(self) -> list[nn.Parameter]:
         """Exactly the parameters that the losses of two or more tasks reach; asked for again at the start of each epoch."""
         return []
+
+    def way(self) -> list[nn.Module]:
+        """What features pass on their way, in this order; by default the stems and stages of the mode's encoders.
+
+        It is there for ``last_layer``, and may hold what is not shared. What chooses or mixes features, as gates, stitches and
+        edges do, is no part of it.
+        """
+        encoders = [part for part in self.children() if isinstance(part, Encoder)]
+        return [part for encoder in encoders for part in (encoder.stems, encoder.stages)]
+
+    def last_layer(self) -> list[nn.Parameter]:
+        """What is trained and shared of the last layer on the ``way`` that has any; all that is shared where none has."""
+        shared = [parameter for parameter in self.shared() if parameter.requires_grad]
+        return last_layer(nn.ModuleList(self.way()), {id(parameter) for parameter in shared}) or shared
 
     # ---- in the course of training -----------------------------------------------------------------------------------
 

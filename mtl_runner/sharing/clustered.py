@@ -8,7 +8,7 @@ import torch
 from annotated_types import Ge, Le, MinLen
 from torch import Tensor, nn
 
-from mtl_runner.encoders.base import EncoderFactory
+from mtl_runner.encoders.base import Encoder, EncoderFactory, SideBySide
 from mtl_runner.errors import UserError, choices, nearest
 from mtl_runner.sharing.base import Boundary, Inputs, Sharing, Table, shared_by_several
 from mtl_runner.sharing.relation import HeadChange, clusters_of, common_features, moved
@@ -131,6 +131,11 @@ class Clustered(Sharing):
             members.setdefault(label, {})[task] = self.streams[task]
         each = (shared_by_several(self.encoders[label], streams) for label, streams in members.items())  # type: ignore[arg-type]
         return list(chain.from_iterable(each))
+
+    def way(self) -> list[nn.Module]:
+        """Those of all clusters, side by side."""
+        encoders = [part for part in self.encoders if isinstance(part, Encoder)]
+        return [SideBySide(encoder.stems for encoder in encoders), SideBySide(encoder.stages for encoder in encoders)]
 
     # ---- in the course of training -----------------------------------------------------------------------------------
 

@@ -127,6 +127,9 @@ class MultiGate(Mixture):
     def shared(self) -> list[nn.Parameter]:
         return [*shared_by_several(self.encoder, self.streams), *self.experts.parameters()] if len(self.tasks) > 1 else []
 
+    def way(self) -> list[nn.Module]:
+        return [*super().way(), self.experts]
+
     def metrics(self) -> dict[str, float]:
         return self.importance.figures("importance_cv2", self.tasks)
 

@@ -164,6 +164,9 @@ class LTB(Sharing):
                 shared += stage.parameters()
         return shared
 
+    def way(self) -> list[nn.Module]:
+        return [*super().way(), self.stages]
+
     def get_extra_state(self) -> Tensor:
         """The tree in one line; empty while it is searched."""
         parents = () if self.tree is None else self.tree.parents

@@ -7,7 +7,7 @@ from typing import Annotated
 from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
-from mtl_runner.encoders.base import EncoderFactory
+from mtl_runner.encoders.base import EncoderFactory, SideBySide
 from mtl_runner.errors import NotApplicable
 from mtl_runner.sharing.base import Boundary, Inputs, Table, own, shared_by_several
 from mtl_runner.sharing.experts import Chain, Experts, Mixture, numbered
@@ -134,6 +134,11 @@ class PLE(Mixture):
                 parts += [extraction.experts, extraction.shared_gate or nn.Identity()]
                 parts += [extraction.gates] if level < len(self.levels) - 2 else []
         return [*shared_by_several(self.encoder, self.streams), *(p for part in parts for p in part.parameters())]
+
+    def way(self) -> list[nn.Module]:
+        """Of each level the shared experts, and beside them the tasks'."""
+        own = [[self.extraction(level, stream).experts for stream in self.order] for level in range(len(self.levels))]
+        return [*super().way(), *(SideBySide([shared, *each]) for shared, each in zip(self.shared_experts, own, strict=True))]
 
     def importances(self) -> list[Importance]:
         """Of the tasks' gates, level by level."""

@@ -47,6 +47,9 @@ class StitchedNetworks(Sharing):
         """The parameters of stem and stages before ``depth``."""
         return [parameter for part in (self.networks.stem, *self.networks.stages[:depth]) for parameter in part.parameters()]
 
+    def way(self) -> list[nn.Module]:
+        return [self.networks.stem, self.networks.stages]
+
 
 def side_by_side(stage: nn.Module, x: Tensor, mask: Tensor | None, apart: bool, count: int, rows: Rows = None) -> Tensor:
     """[T, N, …] from what ``stack`` gave, also where this is the same for all T and so is ``x``."""

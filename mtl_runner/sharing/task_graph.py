@@ -207,6 +207,9 @@ class TaskGraph(Sharing):
         heads = [] if self.products is None else self.products.heads
         return [*parameters, *(parameter for part in (*parts, *incoming, *heads) for parameter in part.parameters())]
 
+    def way(self) -> list[nn.Module]:
+        return [*super().way(), self.own]
+
     def _matrices(self) -> list[nn.Linear]:
         return [matrix for matrix in self.incoming if isinstance(matrix, nn.Linear)]
 
