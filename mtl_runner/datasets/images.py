@@ -12,10 +12,11 @@ import torch
 
 from mtl_runner.batch import Data, labelled
 from mtl_runner.datasets.base import TaskOptions, task_options, texts
-from mtl_runner.datasets.pictures.boxes import by_image, cells, classes_of
+from mtl_runner.datasets.pictures.boxes import Box, as_column, by_image, cells, classes_of
 from mtl_runner.datasets.pictures.image_data import ImageDataset, ImageOptions, Stream, as_data
 from mtl_runner.datasets.pictures.image_files import images_in
 from mtl_runner.datasets.pictures.image_preparation import ImagePreparation
+from mtl_runner.datasets.pictures.place_notes import place_notes
 from mtl_runner.datasets.rows.columns import MISSING_TEXTS, categories
 from mtl_runner.datasets.rows.inputs import matching
 from mtl_runner.datasets.rows.labels import TYPES, Labels, read_labels
@@ -47,6 +48,9 @@ class LabelledImages(ImageDataset):
     ) -> Data:
         """The data set of a table whose column ``image`` names files in ``folder``."""
         labels = self._labels(table)
+        boxes = {name: self._found(table, name, place, skipping) for name in self._of_kind("detection")}
+        for name, rows in boxes.items():
+            table = _with_column(table, name, as_column(rows))
         paths = [os.path.join(folder, (name or "").strip()) for name in table.column(self.image).cast(pa.string()).to_pylist()]
         look = self.look(paths)
         images = self.read(paths, place, look, skipping)
@@ -56,7 +60,7 @@ class LabelledImages(ImageDataset):
             look,
             Preparation((), (), {name: task.fit(parts["train"]) for name, task in labels.items()}, self.reading, self.stream),
             {name: _coordinates(name, self._columns(table, name)) for name in self._of_kind("keypoints")},
-            {name: self._classes(table, name, place) for name in self._of_kind("detection")},
+            {name: self._classes(name, rows) for name, rows in boxes.items()},
             tuple(self._of_kind("reconstruction")),
             self.relative,
         )
@@ -66,7 +70,7 @@ class LabelledImages(ImageDataset):
         known = {name for name, target in targets.items() if labelled(target[torch.from_numpy(parts["train"])]).any()}
         if not known:
             raise UserError("no task has a label in the training part: there is nothing to learn from")
-        said = [*notes, *skipping.note("images or boxes"), *_unplaced(prepared, targets, parts)]
+        said = [*notes, *skipping.note("images or boxes"), *place_notes(prepared, targets, parts, table, boxes)]
         said += label_notes(labels, prepared.labels.tasks, arrays, parts) if known & set(labels) else []
         stream = Stream(images, targets, parts, prepared, groups, tuple(said))
         return as_data([stream], self.options, prepared.to_json(), self.changes, self.only, skipping.lines)
@@ -85,13 +89,17 @@ class LabelledImages(ImageDataset):
         names = [name for name, options in self.options.items() if options.type not in PLACED]
         return {name: read_labels(table, self._columns(table, name), self.options[name], self.reading.missing) for name in names}
 
-    def _classes(self, table: pa.Table, name: str, place: Callable[[int], str]) -> tuple[str, ...]:
-        """Of a detection task: those that the user names, else those that occur."""
+    def _found(self, table: pa.Table, name: str, place: Callable[[int], str], skipping: Skipping) -> list[list[Box] | None]:
+        """Boxes of a detection task, by row; without those that were passed over."""
         if name not in table.schema.names:
             raise UserError(
                 f"dataset.tasks.{name}: where are its boxes? dataset.boxes names their file, or a column '{name}' holds them"
             )
-        found = classes_of(cells(table.column(name), self.reading.missing, place))
+        return cells(table.column(name), self.reading.missing, lambda row: f"{place(row)}, column '{name}'", skipping)
+
+    def _classes(self, name: str, rows: Sequence[list[Box] | None]) -> tuple[str, ...]:
+        """Of a detection task: those that the user names, else those that occur."""
+        found = classes_of(rows)
         named = self.options[name].classes
         if named and (odd := [label for label in found if label not in named]):
             raise UserError(f"dataset.tasks.{name}.classes: there are boxes of class '{odd[0]}' too; named: {choices(named)}")
@@ -175,13 +183,19 @@ class ImageTable(LabelledImages):
             if self.boxes is not None:
                 raise UserError("dataset.boxes: no task is of type detection")
             return table
-        metadata = table.schema.metadata
         found = by_image(read(self.boxes, self.reading), self.image, named, self.reading, skipping)
         for name in tasks:
             if name in table.schema.names:
                 raise UserError(f"dataset.boxes: {self.path} has a column '{name}' of its own; give the task another name")
-            table = table.append_column(name, found)
-        return table.replace_schema_metadata(metadata)
+            table = _with_column(table, name, found)
+        return table
+
+
+def _with_column(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    """The table with this column, new or in the place of its own; it remembers where it comes from."""
+    place, metadata = table.schema.get_field_index(name), table.schema.metadata
+    changed = table.append_column(name, column) if place < 0 else table.set_column(place, name, column)
+    return changed.replace_schema_metadata(metadata)
 
 
 def _coordinates(name: str, columns: Sequence[str]) -> tuple[str, ...]:
@@ -205,18 +219,3 @@ def _without_label(folder: Path, named: Sequence[str]) -> list[str]:
     others = [path for path in images_in(folders) if os.path.normpath(path) not in known]
     names = choices([os.path.basename(path) for path in others], 3)
     return [f"{len(others)} images have no label and are not used: {names}"] if others else []
-
-
-def _unplaced(prepared: ImagePreparation, targets: Mapping[str, torch.Tensor], parts: Mapping[str, Ints]) -> list[str]:
-    """What a person should know about points and boxes."""
-    rows = torch.from_numpy(np.concatenate(list(parts.values())))
-    lines = []
-    for name in prepared.points:
-        points = targets[name][rows]
-        outside = int(((points < 0) | (points > 1)).any(-1).sum())
-        lines += [f"task {name}: {outside} points lie outside of their image"] if outside else []
-    for name, classes in prepared.boxes.items():
-        counts = torch.bincount(targets[name][rows][..., 4].nan_to_num(-1).long().flatten() + 1, minlength=len(classes) + 1)[1:]
-        told = ", ".join(f"{label} {int(count)}" for label, count in zip(classes, counts, strict=True))
-        lines.append(f"task {name}: boxes by class: {told}")
-    return lines

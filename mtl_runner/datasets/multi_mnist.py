@@ -1,6 +1,6 @@
 """MultiMNIST: two handwritten digits over each other, one to the upper left and one to the lower right."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from mtl_runner.datasets.pictures.array_images import of_arrays
 from mtl_runner.datasets.pictures.augmentation import Changes
 from mtl_runner.datasets.pictures.idx import read_labelled
 from mtl_runner.datasets.rows.preparation import Target
-from mtl_runner.datasets.stratify import stratify
+from mtl_runner.datasets.stratify import Ints, stratify
 from mtl_runner.errors import UserError
 from mtl_runner.seeding import derive
 
@@ -41,7 +41,8 @@ class MultiMNIST(Dataset):
     left one of a pair, its partner a random one of the same part; where they overlap the brighter pixel counts, and the canvas
     is made as small as an image again, each pixel the nearest of the canvas (Sener and Koltun, "Multi-task learning as
     multi-objective optimization", NeurIPS 2018, whose code does it so, after Sabour et al., NIPS 2017). MNIST's test part is
-    the test part, a share of its training part validation.
+    the test part, a share of its training part validation, with all classes in proportion; pairs are made after that, so that
+    no digit, left or right, is in two parts.
 
     Args:
         path: the folder with the files, packed or not.
@@ -82,25 +83,35 @@ class MultiMNIST(Dataset):
         """Read the files and make the pairs."""
         files = [Expected(name, md5, others=(name.removesuffix(".gz"),)) for name, md5 in zip(NAMES, MD5, strict=True)]
         found = expect("multi_mnist", self.path, files, WHERE, LICENCE, self.verify)
-        made = [self._pairs([found[name] for name in NAMES[start : start + 2]], start) for start in (0, 2)]
-        images = np.concatenate([pairs[0] for pairs in made])
-        labels = np.concatenate([pairs[1] for pairs in made])
-        random = np.random.default_rng(derive(self.seed, "split"))
-        held_out = stratify(made[0][1], [1 - self.validation, self.validation], random)
-        parts = {
-            "train": np.flatnonzero(held_out == 0),
-            "validation": np.flatnonzero(held_out == 1),
-            "test": np.arange(len(held_out), len(images)),
-        }
-        targets = {"left": labels[:, 0], "right": labels[:, 1]}
+        given, tested = (_digits([found[name] for name in NAMES[start : start + 2]]) for start in (0, 2))
+        pixels, labels = np.concatenate([given[0], tested[0]]), np.concatenate([given[1], tested[1]])
+        parts = self._parts(given[1]) | {"test": np.arange(len(given[1]), len(labels))}
+        partner = self._partners(parts)
+        images = overlaid(pixels, pixels[partner], self.shift, self.canvas)
+        targets = {"left": labels, "right": labels[partner]}
         return of_arrays(images[:, None], targets, TARGETS, KINDS, parts, self.options, self.only, self.changes, self.stream)
 
-    def _pairs(self, files: Sequence[Path], start: int) -> tuple[Pixels, NDArray[np.int64]]:
-        pixels, labels = read_labelled(files[0], files[1])
-        if labels.size and labels.max() > 9:
-            raise UserError(f"{files[1]} has the label {labels.max()}; allowed are 0 to 9")
-        partner = np.random.default_rng(derive(self.seed, "pairs", start)).integers(0, len(pixels), len(pixels))
-        return overlaid(pixels, pixels[partner], self.shift, self.canvas), np.stack([labels, labels[partner]], 1).astype(np.int64)
+    def _parts(self, labels: Ints) -> dict[str, Ints]:
+        """Of MNIST's training part, by the labels of its digits."""
+        random = np.random.default_rng(derive(self.seed, "split"))
+        held_out = stratify(labels[:, None], [1 - self.validation, self.validation], random)
+        return {"train": np.flatnonzero(held_out == 0), "validation": np.flatnonzero(held_out == 1)}
+
+    def _partners(self, parts: Mapping[str, Ints]) -> Ints:
+        """Of each digit the right one of its pair, [N]; of the same part, else validation would see digits of training."""
+        partner = np.empty(sum(map(len, parts.values())), np.int64)
+        for number, part in enumerate(("train", "validation", "test")):
+            rows, random = parts[part], np.random.default_rng(derive(self.seed, "pairs", number))
+            partner[rows] = rows[random.integers(0, len(rows), len(rows))]
+        return partner
+
+
+def _digits(files: Sequence[Path]) -> tuple[Pixels, Ints]:
+    """Images [N, H, W] and labels [N]."""
+    pixels, labels = read_labelled(files[0], files[1])
+    if labels.size and labels.max() > 9:
+        raise UserError(f"{files[1]} has the label {labels.max()}; allowed are 0 to 9")
+    return pixels, labels.astype(np.int64)
 
 
 def overlaid(left: Pixels, right: Pixels, shift: int, canvas: int | None) -> Pixels:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mtl_runner.batch import Data
 from mtl_runner.datasets.base import Dataset, known, texts
-from mtl_runner.datasets.interacting.behaviours import READ_AS, behaviours
+from mtl_runner.datasets.interacting.behaviours import READ_AS, before, behaviours, impossible
 from mtl_runner.datasets.interacting.joined import Joined, numbered
 from mtl_runner.datasets.interacting.sides import Many, Side
 from mtl_runner.datasets.rows.arrays import Source, assembled
@@ -36,8 +36,8 @@ class Recsys(Dataset):
         path: a CSV-like or Parquet file of interactions, or several to put one after the other.
         user, item: the columns with the ids; null: there is none. One in ``ignore`` is no input, and still says who is who.
         tasks: by name, their options as of ``table``. ``after`` names the task of a behaviour that this one can only follow: rows
-            where that is 0 then have no label (``otherwise: missing``), as conversions of clicks, or the label 0
-            (``negative``), as the entire-space model needs it.
+            where that, or what it follows itself, is 0 then have no label (``otherwise: missing``), as conversions of
+            clicks, or the label 0 (``negative``), as the entire-space model needs it.
         users, items: files with a row for each user or item, whose column of ids is called as in the interactions.
         many: columns with several values in a cell and what is between them, {genres: "|"}.
         test_path: file(s) whose rows are the test part.
@@ -112,7 +112,7 @@ class Recsys(Dataset):
         if self.splitting.by == "group":
             context["group"] = numbered(table, str(self.splitting.column), self.reading.missing)
         fields = {name: tensor.numpy() for name, tensor in prepared.table.inputs(table).items()}
-        notes += self._contradictions(prepared, table) + self._unseen(table, parts)
+        notes += self._following(prepared, table) + self._unseen(table, parts)
         notes += label_notes(labels, prepared.table.tasks, targets, parts)
         data = assembled(Source(fields, targets, context), parts, prepared.table, self.options, self.only, notes)
         specs = {name: replace(spec, kind=self.options[name].type or spec.kind) for name, spec in data.targets.items()}
@@ -207,13 +207,19 @@ class Recsys(Dataset):
 
     # ---- what there is to say ------------------------------------------------------------------------------------------
 
-    def _contradictions(self, prepared: Joined, table: pa.Table) -> list[str]:
-        """Rows with a behaviour and without the one that comes before it."""
+    def _following(self, prepared: Joined, table: pa.Table) -> list[str]:
+        """Rows with a behaviour and without one that comes before it, and rows where a task learns nothing for that reason."""
         values = prepared.table.targets(table)
         notes = []
         for name, after in self.after.items():
-            if count := int(((values[name] > 0) & (values[after.task] == 0)).sum()):
-                notes.append(f"task {name}: {count} rows have it without {after.task}; they count as rows without either")
+            never, earlier = impossible(name, values, self.after), " or ".join(before(name, self.after))
+            if count := int((never & (values[name] > 0)).sum()):
+                notes.append(f"task {name}: {count} rows have it without {earlier}; they count as rows without it")
+            if after.otherwise is None and never.any():
+                notes.append(
+                    f"task {name}: {int(never.sum())} rows without {earlier} have no label (otherwise: missing), so that it "
+                    f"learns from the others alone; sharing.through=product needs dataset.tasks.{name}.otherwise=negative"
+                )
         return notes
 
     def _unseen(self, table: pa.Table, parts: Mapping[str, Ints]) -> list[str]:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mtl_runner.batch import Fields, TargetSpec
 from mtl_runner.encoders.base import FeatureSpec
 from mtl_runner.errors import NotApplicable, UserError, choices
-from mtl_runner.geometry import place_of, point_names, swapped, to_source
+from mtl_runner.geometry import WINDOW, place_of, point_names, swapped, to_source
 from mtl_runner.heads import LinearHeads, MapHeads
 from mtl_runner.metrics.keypoints import extent, interpoint, keypoints, keypoints_summary
 from mtl_runner.tasks.base import Summary, Task, chosen_option, positive_option
@@ -36,8 +36,8 @@ class Keypoints(Task):
         form: of the head; auto: heat maps where the features are a map.
         loss: mae |z - y|, mse (z - y)², or wing (Feng et al., "Wing loss", CVPR 2018): w ln(1 + |z - y| / ε) below w, here 0.1
             with ε 0.02, then |z - y| plus the constant that joins them.
-        normaliser: the distance that counts as 1: the image's diagonal, √(width · height) of the box around its true points,
-            or the distance between the two true points ``between``.
+        normaliser: the distance that counts as 1: the diagonal of the image as it was read, all of it whatever the network
+            sees, √(width · height) of the box around its true points, or the distance between the two true points ``between``.
         between: names of two points, ``[left_eye, right_eye]``.
         threshold: in normalisers, up to which a point counts as found (PCK).
         pairs: names of points that change places when the image is flipped: ``[[left_eye, right_eye]]``; None: those whose
@@ -112,8 +112,7 @@ class Keypoints(Task):
             return extent(targets)
         if self.between is not None:
             return interpoint(targets, *self.between)
-        corners = to_source(torch.tensor([[0.0, 0.0], [1.0, 1.0]], device=targets.device).expand(targets.shape[1], 2, 2), context)
-        return interpoint(corners, 0, 1).expand(targets.shape[:2])
+        return source_size(targets, context).square().sum(-1).sqrt().expand(targets.shape[:2])
 
     def predictions(self, outputs: Tensor, context: Fields | None = None) -> dict[str, pa.Array]:
         """``<task>_<column>`` in pixels of the image as it was read; as shares of it where its size is not known."""
@@ -140,6 +139,18 @@ class HeatMaps(nn.Module):
         x = (torch.arange(self.breadth, device=scores.device) + 0.5) / self.breadth
         y = (torch.arange(self.height, device=scores.device) + 0.5) / self.height
         return torch.stack([shares.sum(-2) @ x, shares.sum(-1) @ y], -1).flatten(-2)
+
+
+def source_size(targets: Tensor, context: Fields | None) -> Tensor:
+    """Width and height [N, 2] of the images as they were read, of targets [T, N, …]; 1 where the data do not say the windows.
+
+    A window lies in the middle of its image (``Look.window``): beside it there is as much on the right as on the left, less
+    than nothing where it is padded. So the whole is the window and twice its distance from the edge.
+    """
+    if context is None or WINDOW not in context:
+        return targets.new_ones(targets.shape[1], 2)
+    window = context[WINDOW].to(targets)
+    return window[:, 2:] + 2 * window[:, :2]
 
 
 def _between(name: str, normaliser: str, between: Sequence[str] | None, points: Sequence[str]) -> tuple[int, int] | None:

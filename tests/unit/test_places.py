@@ -1,9 +1,13 @@
 """Tasks whose outputs are places in an image: keypoints and detection."""
 
+import math
+from typing import get_args
+
 import pytest
 import torch
 
 from mtl_runner.batch import TargetSpec
+from mtl_runner.datasets.pictures.image_files import Fit, Look
 from mtl_runner.encoders.base import FeatureSpec
 from mtl_runner.errors import NotApplicable, UserError
 from mtl_runner.metrics.keypoints import keypoints, keypoints_summary
@@ -26,10 +30,10 @@ def test_errors_of_points_worked_by_hand() -> None:
 
 
 def test_the_normaliser_is_in_pixels_of_the_image_that_was_read() -> None:
-    window = {"window": torch.tensor([[10.0, 20.0, 300.0, 400.0]])}
+    window = {"window": torch.tensor([[10.0, 20.0, 300.0, 400.0]])}  # the middle of an image of 320 × 440 pixels
     targets = torch.tensor([[[[0.2, 0.5], [0.6, 0.5]]]])
     outputs = targets + torch.tensor([0.1, 0.0])  # 30 pixels to the right
-    expected = {"image": 30 / 500, "points": 30 / 120, "box": NAN}
+    expected = {"image": 30 / (320**2 + 440**2) ** 0.5, "points": 30 / 120, "box": NAN}
     for normaliser, value in expected.items():
         between = ["left", "right"] if normaliser == "points" else None
         task = Keypoints("face", POINTS, normaliser=normaliser, between=between)
@@ -38,6 +42,21 @@ def test_the_normaliser_is_in_pixels_of_the_image_that_was_read() -> None:
     columns = task.predictions(outputs[0], window)
     assert columns["face_left_x"].to_pylist() == [pytest.approx(10 + 0.3 * 300)]
     assert columns["face_left_y"].to_pylist() == [pytest.approx(20 + 0.5 * 400)]
+
+
+@pytest.mark.parametrize("fit", get_args(Fit))
+def test_errors_are_shares_of_the_diagonal_of_the_file_whatever_is_seen_of_it(fit: Fit) -> None:
+    sizes = [(37, 53), (64, 31), (1001, 7)]
+    windows = torch.tensor([Look(3, 32, 24, fit).window(*size) for size in sizes])
+    targets = torch.full((1, 3, 2, 2), 0.5)
+    outputs = targets + (5 / windows[:, 2:])[:, None]  # 5 pixels of the file to the right, and 5 down
+    task = Keypoints("face", POINTS)
+    for each, size in enumerate(sizes):
+        context = {"window": windows[each : each + 1]}
+        found = task.evaluated(task.summarise(outputs[:, [each]], targets[:, [each]], [POINTS], context), [POINTS])
+        assert found["nme"].item() == pytest.approx(math.hypot(5, 5) / math.hypot(*size), rel=1e-4)
+    shares = task.evaluated(task.summarise(targets + 0.1, targets, [POINTS]), [POINTS])
+    assert shares["nme"].item() == pytest.approx(0.1)
 
 
 def test_the_wing_loss_is_continuous_and_linear_far_away() -> None:

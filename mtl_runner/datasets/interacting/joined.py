@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from mtl_runner.datasets.interacting.behaviours import After
+from mtl_runner.datasets.interacting.behaviours import After, before, impossible
 from mtl_runner.datasets.interacting.sides import Many, Side
 from mtl_runner.datasets.prepared import Prepared
 from mtl_runner.datasets.rows.columns import categories
@@ -82,16 +82,18 @@ class Joined(Prepared):
     def targets(self, rows: Rows, tasks: Collection[str] | None = None) -> dict[str, Tensor]:
         names = self.task_names if tasks is None else tuple(tasks)
         values = self.table.targets(rows, self._with_earlier(names))
+        filled = {name: values[name] for name in names}
         for name in names:
             if after := self.after.get(name):
-                value = torch.nan if after.otherwise is None else after.otherwise
-                values[name] = values[name].masked_fill(values[after.task] == 0, value)
-        return {name: values[name] for name in names}
+                filled[name] = values[name].masked_fill(
+                    impossible(name, values, self.after), torch.nan if after.otherwise is None else after.otherwise
+                )
+        return filled
 
     def _with_earlier(self, tasks: Iterable[str] | None) -> list[str]:
-        """The tasks and those whose labels theirs depend on."""
+        """The tasks and all those whose labels theirs depend on."""
         names = list(self.task_names if tasks is None else tasks)
-        return list(dict.fromkeys([*names, *(self.after[name].task for name in names if name in self.after)]))
+        return list(dict.fromkeys([*names, *(earlier for name in names for earlier in before(name, self.after))]))
 
     def to_json(self) -> dict[str, Any]:
         return {

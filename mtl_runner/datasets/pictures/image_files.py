@@ -48,7 +48,7 @@ class Look:
         return self.channels, self.height, self.width
 
     def window(self, width: int, height: int) -> Window:
-        """Of an image of this size."""
+        """Of an image of this size: always in its middle, from which the size follows (``tasks.keypoints.source_size``)."""
         if self.fit == "stretch":
             return 0.0, 0.0, float(width), float(height)
         pick = min if self.fit == "crop" else max

@@ -1,7 +1,7 @@
 """Interactions: ids, joined features, behaviours that follow others, and splits with new users and items."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,78 @@ def test_a_behaviour_follows_another(files: dict[str, Any], otherwise: str | Non
     torch.testing.assert_close(again, whole, equal_nan=True)
 
 
+ORDERS = [("click", "cart", "buy"), ("buy", "cart", "click"), ("cart", "buy", "click")]
+
+
+def funnel(path: Path, order: Sequence[str], *, filled: bool = False, **otherwise: str) -> tuple[Data, Joined]:
+    """Click, cart, buy, each an empty cell, or, ``filled``, a 0, where the one before it has not happened."""
+    draws = np.random.default_rng(1)
+    click, more, bought = (draws.random(400) < share for share in (0.3, 0.5, 0.5))
+    empty, cart = 0 if filled else np.nan, click & more
+    rows = {"click": click.astype(int), "cart": np.where(click, more, empty), "buy": np.where(cart, bought, empty)}
+    pd.DataFrame({"user": draws.integers(0, 20, 400), "item": draws.integers(0, 20, 400), **rows}).to_csv(path, index=False)
+    tasks: dict[str, Any] = {"click": {"type": "ranking"}}
+    for name, earlier in (("cart", "click"), ("buy", "cart")):
+        tasks[name] = {"type": "ranking", "after": earlier, "otherwise": otherwise.get(name, "negative")}
+    data = loaded({"path": str(path)}, tasks={name: tasks[name] for name in order})
+    return data, prepared(data)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("filled", [False, True])
+@pytest.mark.parametrize(
+    ("cart", "buy", "of"),  # of all rows, which have a label of cart and of buy
+    [
+        ("negative", "negative", ("all", "all")),
+        ("missing", "missing", ("click", "cart")),
+        ("missing", "negative", ("click", "all")),
+        ("negative", "missing", ("all", "cart")),
+    ],
+)
+def test_labels_of_a_chain_do_not_depend_on_the_order_or_the_choice_of_tasks(
+    tmp_path: Path, order: Sequence[str], filled: bool, cart: str, buy: str, of: tuple[str, str]
+) -> None:
+    data, run = funnel(tmp_path / "r.csv", order, filled=filled, cart=cart, buy=buy)
+    raw = pd.read_csv(tmp_path / "r.csv").fillna(0)
+    where = {"all": np.ones(400, bool), **{name: (raw[name] == 1).to_numpy() for name in ("click", "cart")}}
+    rows = pa.Table.from_pandas(pd.read_csv(tmp_path / "r.csv", dtype=str).fillna(""))
+    for name, known in (("click", "all"), ("cart", of[0]), ("buy", of[1])):
+        expected = torch.tensor(np.where(where[known], raw[name], np.nan)).float()
+        for split in data.splits.values():
+            torch.testing.assert_close(split.targets[name], expected[split.context["input"]["row"]], equal_nan=True)
+        torch.testing.assert_close(run.targets(rows, [name])[name], expected, equal_nan=True)
+    assert set(run.target_columns(["buy"])) == {"buy", "cart", "click"}
+    assert run.target_columns(["click"]) == ("click",)
+
+
+def test_rows_that_contradict_a_chain_count_as_rows_without(tmp_path: Path) -> None:
+    """Carts and purchases of items that nobody clicked."""
+    rows = {
+        "user": range(40),
+        "item": [1, 2] * 20,
+        "click": [0, 0, 1, 1] * 10,
+        "cart": [1, 0, 1, 0] * 10,
+        "buy": [1, 1, 1, 0] * 10,
+    }
+    pd.DataFrame(rows).to_csv(tmp_path / "r.csv", index=False)
+    follows = {"type": "ranking", "otherwise": "negative"}
+    tasks = {"buy": {**follows, "after": "cart"}, "cart": {**follows, "after": "click"}, "click": {"type": "ranking"}}
+    data = loaded({"path": str(tmp_path / "r.csv")}, tasks=tasks)
+    labels = {name: torch.cat([split.targets[name] for split in data.splits.values()]).sum().item() for name in tasks}
+    assert labels == {"buy": 10, "cart": 10, "click": 20}
+    assert "task cart: 10 rows have it without click; they count as rows without it" in data.notes
+    assert "task buy: 20 rows have it without cart or click; they count as rows without it" in data.notes
+
+
+def test_a_task_of_clicks_alone_is_said_not_to_be_for_products(tmp_path: Path) -> None:
+    said = "sharing.through=product needs dataset.tasks.{}.otherwise=negative"
+    for order in ORDERS[:2]:
+        data, _ = funnel(tmp_path / "r.csv", order, cart="missing")
+        (note,) = [note for note in data.notes if said.format("cart") in note]
+        assert note.startswith("task cart: ") and "otherwise: missing" in note
+        assert not any(said.format("buy") in note for note in data.notes)
+
+
 @pytest.mark.parametrize(("by", "column"), [("user", 0), ("item", 1)])
 def test_cold_start_tests_on_what_training_has_not_seen(files: dict[str, Any], by: str, column: int) -> None:
     data = loaded(files, split={"by": by, "validation": 0.2, "test": 0.2})
@@ -163,6 +235,14 @@ def test_high_cardinalities(tmp_path: Path) -> None:
         ({"user": "usr"}, "dataset.user: no column is called 'usr' .did you mean 'user'"),
         ({"tasks": {"purchase": {"type": "ranking", "after": "clik"}}}, "purchase.after: task 'clik' does not exist; allowed: "),
         ({"tasks": {**TASKS, "click": {"type": "rating"}}}, "purchase.after=click: click has to be of type ranking or binary"),
+        (
+            {"tasks": {"click": {"type": "ranking", "after": "cart"}, "cart": {"type": "ranking", "after": "click"}}},
+            "dataset.tasks.click.after: no task can follow itself: click after cart after click",
+        ),
+        (
+            {"tasks": {name: {"type": "ranking", "after": earlier} for name, earlier in zip("abcd", "bcdb", strict=True)}},
+            "dataset.tasks.b.after: no task can follow itself: b after c after d after b",
+        ),
         ({"tasks": {"click": {"type": "ranking", "otherwise": "negative"}}}, "click.otherwise=negative needs .*after"),
         ({"tasks": {"click": {"type": "tagging"}}}, "click.type 'tagging' does not exist"),
         ({"split": {"by": "users"}}, "dataset.split.by: 'users' does not exist .did you mean 'user'"),
