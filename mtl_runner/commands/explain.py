@@ -31,7 +31,7 @@ def show(
     folder = locate(run)
     if output is None and not Path(run).is_dir() and not (folder / "run.log").exists():  # fetched for this process only
         raise UserError(f"the folder of run {run} is not on this machine; say where to write with --output DIR")
-    output = output or folder / "explain"
+    output = output or folder / "explain" / (stream or "")  # one stream's files beside another's
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: is a file; name a folder")
     found = explain(folder, part, input, repeats, rows, allowed, stream)

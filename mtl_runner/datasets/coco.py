@@ -93,7 +93,8 @@ class Coco(ImageDataset):
                 points[name] = tuple(point_columns(name, first.points(classes[0])))
             elif kind == "detection":
                 boxes[name] = classes
-        return CocoPreparation(IMAGE, look, Preparation((), (), fitted, stream=self.stream), points, boxes, asked=asked)
+        labels, most = Preparation((), (), fitted, stream=self.stream), self.max_errors if self.on_error == "skip" else None
+        return CocoPreparation(IMAGE, look, labels, points, boxes, asked=asked, max_errors=most)
 
 
 def _options(tasks: Tasks) -> dict[str, TaskOptions]:

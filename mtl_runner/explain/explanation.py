@@ -72,6 +72,7 @@ def explain(
         repeats: how often each input is shuffled, at least 2.
         rows: how many are drawn at random; None: ``ROWS`` at most.
         allowed: modules of one's own that the run's configuration may name.
+        stream: whose tasks and inputs; of a run with several it has to be named.
 
     Raises:
         UserError: there is no such run, its data are not there or are others, or too few rows have labels; all tasks
@@ -92,14 +93,17 @@ def explained(
     model, stream = trained.model.eval(), trained.preparation.stream
     device = next(model.parameters()).device
     whole = at_once(_drawn(whole, stream, rows or ROWS, seed))
-    split = pack(whole, model.task_groups).to(device)
-    view, inputs = View(model, split, stream), inputs_of(trained.spec)
+    split = pack(whole, {key: model.task_groups[key] for key in trained.groups}).to(device)
+    others = {name: {key: value.to(device) for key, value in empty.items()} for name, empty in trained.others.items()}
+    view, inputs = View(model, split, stream, others), inputs_of(trained.spec)
     if not view.tasks:
-        raise UserError("mtl explain looks at tasks with one answer for each example, and this run has none")
+        lacking = f"stream {stream}" if others else "this run"
+        raise UserError(f"mtl explain looks at tasks with one answer for each example, and {lacking} has none")
     shuffling = importance(
         view, inputs, permutations(split.size(stream), repeats, derive(seed, "orders")), derive(seed, "samples")
     )
-    few = View(model, split.take({stream: torch.arange(min(split.size(stream), ATTRIBUTED), device=device)}), stream)
+    first = torch.arange(min(split.size(stream), ATTRIBUTED), device=device)
+    few = replace(view, split=split.take({stream: first}))
     start = {name: value.to(device) for name, value in baseline(_reference(reference, stream, seed)).items()}
     given = attribute(few, inputs, start, derive(seed, "jumps"))
     names, tasks, used = [one.name for one in inputs], [task.name for task in view.tasks], surely(shuffling.p)
@@ -146,12 +150,14 @@ def _of_table(trained: Trained, path: Path) -> tuple[Batch, Batch, str]:
 
 
 def _drawn(whole: Batch, stream: str, rows: int, seed: int) -> Batch:
-    """So many rows at random, all where there are no more; without weights, which metrics do not know."""
-    count = whole.size(stream)
+    """So many rows of a stream at random, all where there are no more, and the labels of the tasks that read it; without
+    weights, which metrics do not know."""
+    own = whole.only([task for task, read in whole.streams.items() if read == stream])
+    count = own.size(stream)
     if count < 2:
         raise UserError(f"{count} rows are too few to shuffle an input among them")
     picked = torch.randperm(count, generator=generator(seed, "rows"))[:rows].sort().values
-    return replace(whole.take({stream: picked}), weights={}, context={})
+    return replace(own.take({stream: picked}), weights={}, context={})
 
 
 def _reference(reference: Batch, stream: str, seed: int) -> Fields:

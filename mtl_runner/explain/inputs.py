@@ -3,7 +3,7 @@
 Shape legend: N rows, P values of a field side by side, I inputs of a stream, T tasks of one kind.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -84,13 +84,15 @@ class View:
 
     Args:
         model: in evaluation mode.
-        split: packed; other streams give a row or two, for modes that ask for all of them.
+        split: of this stream, packed.
         stream: its name.
+        others: an example of each other stream, for modes that ask for all of them.
     """
 
     model: MultiTaskModel
     split: Split
     stream: str
+    others: Mapping[str, Fields]
 
     @property
     def fields(self) -> Fields:
@@ -115,8 +117,7 @@ class View:
 
     def inputs(self, fields: Fields) -> dict[str, Fields]:
         """All streams, with ``fields`` in place of the stream's own."""
-        others = {name: {key: value[:2] for key, value in own.items()} for name, own in self.split.inputs.items()}
-        return {**others, self.stream: fields}
+        return {**self.others, self.stream: fields}
 
     def outputs(self, fields: Fields) -> dict[str, Tensor]:
         """Outputs [T, N, …] of each group, without gradients."""

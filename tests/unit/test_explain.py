@@ -16,7 +16,7 @@ from sklearn.inspection import permutation_importance
 from sklearn.metrics import balanced_accuracy_score, r2_score, roc_auc_score
 
 from mtl_runner import build
-from mtl_runner.batch import Data, StreamSpec, TargetSpec
+from mtl_runner.batch import Data, StreamSpec, TargetSpec, example
 from mtl_runner.config.schema import plain
 from mtl_runner.errors import UserError
 from mtl_runner.explain import explain, write
@@ -39,7 +39,10 @@ SCORES: dict[str, Callable[..., float]] = {
 def view_of(data: Data, config: Any, part: str = "validation", stream: str = "input") -> View:
     """An untrained model: what it uses is a matter of its weights, and the same for every way to find out."""
     model = build.make_model(plain(config), data.streams, data.targets).eval()
-    return View(model, pack(data.splits[part], model.task_groups), stream)
+    split = data.splits[part].only([task for task, spec in data.targets.items() if spec.stream == stream])
+    groups = {key: group for key, group in model.task_groups.items() if group.stream == stream}
+    others = {name: example(spec) for name, spec in data.streams.items() if name != stream}
+    return View(model, pack(split, groups), stream, others)
 
 
 def importance_of(view: View, spec: StreamSpec, repeats: int = 4, seed: int = 0) -> Importance:
@@ -107,7 +110,7 @@ def test_intervals_cover_what_an_input_without_use_does(make_config: Callable[..
         targets = {key: torch.randn(value.shape, generator=draws) for key, value in view.split.targets.items()}
         targets = {key: (value > 0).float() if "binary" in key else value for key, value in targets.items()}
         inputs = {"input": {"numeric": torch.randn(80, 2, generator=draws)}}
-        again = View(view.model, type(view.split)(inputs, targets, view.split.streams), "input")
+        again = View(view.model, type(view.split)(inputs, targets, view.split.streams), "input", {})
         found = importance_of(again, StreamSpec({"numeric": (2,)}), 10, trial)
         outside.append(np.abs(found.drop) > found.half)
     assert np.mean(outside) < 0.07

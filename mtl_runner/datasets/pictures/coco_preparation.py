@@ -1,6 +1,7 @@
 """What a run keeps of a data set in COCO's format."""
 
 import json
+import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from mtl_runner.datasets.rows.preparation import require
 from mtl_runner.datasets.rows.reading import Rows
 from mtl_runner.datasets.skipping import Skipping
 
+log = logging.getLogger(__name__)
 IMAGE = "image"
 Asked = Mapping[str, tuple[str, tuple[str, ...]]]
 """Of each task its type, and the categories that it is about; of keypoints, the one whose points it has."""
@@ -32,6 +34,8 @@ class CocoPreparation(ImagePreparation):
 
     kind: ClassVar[str] = "coco"
     asked: Asked = field(default_factory=dict)
+    max_errors: int | None = None
+    """Annotations of a file that are passed over where they cannot be used, as in training; None: the first one stops."""
 
     @property
     def masks(self) -> dict[str, tuple[str, ...]]:
@@ -52,16 +56,28 @@ class CocoPreparation(ImagePreparation):
             name: TargetSpec("segmentation", self.stream, classes=(BACKGROUND, *classes), columns=(name,), shape=size)
             for name, classes in self.masks.items()
         }
-        return super().specs() | made
+        specs = super().specs()
+        for name, (kind, _) in self.asked.items():
+            if kind in ("keypoints", "multilabel"):  # columns of ``as_table`` begin with the task's name, as predictions do
+                plain = tuple(column.removeprefix(f"{name}_") for column in specs[name].columns)
+                specs[name] = replace(specs[name], columns=plain)
+        return specs | made
 
     def batches(self, path: Path, columns: Collection[str], size: int) -> Iterator[Rows]:
         if path.suffix.lower() != ".json":
             yield from super().batches(path, columns, size)
             return
-        table = as_table(read_annotations(path, Skipping("stop", 0)), self.asked, str(path.parent))
+        table = as_table(self._read(path), self.asked, str(path.parent))
         most = max(1, min(size, AT_ONCE // int(np.prod(self.look.shape))))
         for start in range(0, max(table.num_rows, 1), most):
             yield table.slice(start, most)
+
+    def _read(self, path: Path) -> Annotations:
+        skipping = Skipping("stop" if self.max_errors is None else "skip", self.max_errors or 0)
+        found = read_annotations(path, skipping)
+        if lines := skipping.lines:
+            log.warning("%d annotations cannot be used and are passed over, the first: %s", len(lines), lines[0])
+        return found
 
     def targets(self, rows: Rows, tasks: Collection[str] | None = None) -> dict[str, Tensor]:
         return self.labelled(rows, self.task_names if tasks is None else tasks, self.context(rows)["window"], None)
@@ -82,13 +98,15 @@ class CocoPreparation(ImagePreparation):
         return torch.from_numpy(maps)
 
     def to_json(self) -> dict[str, Any]:
-        return super().to_json() | {"asked": {name: [kind, list(classes)] for name, (kind, classes) in self.asked.items()}}
+        asked = {name: [kind, list(classes)] for name, (kind, classes) in self.asked.items()}
+        return super().to_json() | {"asked": asked, "max_errors": self.max_errors}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "CocoPreparation":
         made = super().from_json(stored)
         assert isinstance(made, CocoPreparation)
-        return replace(made, asked={name: (kind, tuple(classes)) for name, (kind, classes) in stored["asked"].items()})
+        asked = {name: (kind, tuple(classes)) for name, (kind, classes) in stored["asked"].items()}
+        return replace(made, asked=asked, max_errors=stored.get("max_errors"))
 
 
 def as_table(annotations: Annotations, asked: Asked, folder: str) -> pa.Table:

@@ -1,21 +1,26 @@
 """COCO's annotation files: masks as its own tools decode them, and the data set that is made of them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import torch
 from matplotlib.path import Path as Outline
 from PIL import Image
 
+from mtl_runner import predict
 from mtl_runner.batch import MISSING
 from mtl_runner.datasets.coco import Coco
 from mtl_runner.datasets.pictures import masks
 from mtl_runner.datasets.pictures.coco_preparation import seen
 from mtl_runner.datasets.prepared import read_preparation
 from mtl_runner.errors import UserError
+from mtl_runner.tasks import make_tasks
 
 TASKS: dict[str, Any] = {
     "boxes": {"type": "detection"},
@@ -110,6 +115,32 @@ def test_an_annotation_file_is_boxes_maps_points_and_what_is_there(file: Path) -
         torch.testing.assert_close(target, whole, equal_nan=True)
 
 
+def test_predictions_are_named_as_those_of_the_same_types_elsewhere(file: Path) -> None:
+    """The task's name once, and as the columns of labels are called; points are named as their category has them."""
+    data = Coco(str(file), {**TASKS, "far": {"type": "multilabel", "classes": ["mat"]}}).load()
+    named = {task.name: list(task.predictions(task.no_outputs(), {})) for task in make_tasks(data.targets)}
+    assert named["pose"] == ["pose_nose_x", "pose_nose_y", "pose_tail_x", "pose_tail_y"]
+    assert named["there"] == ["there_cat", "there_mat", "there_probability_cat", "there_probability_mat"]
+    assert named["far"] == ["far_mat", "far_probability_mat"]
+    assert data.targets["there"].columns == ("cat", "mat") and data.targets["map"].columns == ("map",)
+    prepared = read_preparation(json.loads(json.dumps(data.preparation)))["input"]
+    assert prepared.target_columns(["pose", "there"]) == (*named["there"][:2], *named["pose"])
+    Coco(str(file), {"pose": {"type": "keypoints", "normaliser": "points", "between": ["nose", "tail"]}}).load()
+
+
+def test_predictions_of_a_run_are_labels_that_it_can_be_evaluated_on(train: Callable[..., Path], file: Path) -> None:
+    """As a table beside the images."""
+    tasks = "{pose:{type:keypoints},there:{type:multilabel}}"
+    run = train("dataset=coco", f"dataset.path={file}", f"dataset.tasks={tasks}", "encoder=cnn", "trainer.epochs=1")
+    found = file.with_name("found.parquet")
+    predict.predict(run, file, found)
+    table = pa.parquet.read_table(found)
+    assert table.column_names[:4] == ["pose_nose_x", "pose_nose_y", "pose_tail_x", "pose_tail_y"]
+    assert table.column_names[4:] == ["there_cat", "there_mat", "there_probability_cat", "there_probability_mat"]
+    pa.parquet.write_table(table.append_column("image", pa.array([f"{n}.png" for n in range(10)])), found)
+    assert predict.evaluate(run, found).metrics["pose"]["nme"] == pytest.approx(0, abs=1e-5)
+
+
 def test_the_parts_may_have_files_of_their_own(file: Path) -> None:
     data = Coco(str(file), {"map": {"type": "segmentation", "classes": ["cat"]}}, test_path=str(file), size=[4, 5]).load()
     assert sorted(data.splits["test"].context["input"]["row"].tolist()) == list(range(10, 20))
@@ -144,6 +175,36 @@ def test_annotations_that_cannot_be_used_are_told_or_skipped(change: dict[str, A
         Coco(str(file), TASKS).load()
     data = Coco(str(file), TASKS, on_error="skip").load()
     assert len(data.skipped) == 1 and sum(len(split.targets["map"]) for split in data.splits.values()) == 10
+
+
+def test_what_a_run_passed_over_is_passed_over_in_its_file_again(
+    train: Callable[..., Path], file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The image stays, without the annotation's label; a run that stops at errors stops at them later, too."""
+    content = json.loads(file.read_text())
+    content["annotations"][3]["image_id"] = 99
+    whole = file.with_name("whole.json")
+    whole.write_text(file.read_text())
+    file.write_text(json.dumps(content))
+    made = ("dataset=coco", "dataset.tasks={there:{type:multilabel}}", "encoder=cnn", "trainer.epochs=1")
+    run = train(*made, f"dataset.path={file}", "dataset.on_error=skip", "dataset.max_errors=2")
+    out = file.with_name("out.csv")
+    predict.predict(run, file, out)
+    assert len(out.read_text().splitlines()) == 11
+    caplog.clear()
+    predict.evaluate(run, file)
+    assert "1 annotations cannot be used and are passed over, the first: " in caplog.text
+    prepared = predict.load(run, "cpu").preparation
+    (rows,) = prepared.batches(file, ("image",), 100)
+    assert prepared.targets(rows)["there"].tolist()[1:3] == [[1, 1], [0, 1]]
+    for place in (5, 6):
+        content["annotations"][place]["image_id"] = 99
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"more than dataset.max_errors=2 items cannot be used"):
+        predict.evaluate(run, file)
+    strict = train(*made, f"dataset.path={whole}")
+    with pytest.raises(UserError, match=r"annotation 4: there is no image 99"):
+        predict.evaluate(strict, file)
 
 
 def test_broken_files_and_masks_are_told(file: Path) -> None:
