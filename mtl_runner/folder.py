@@ -33,7 +33,7 @@ class Origin:
     job: str | None = None
     """What identifies it: a hash of the resolved configuration without what changes no figure."""
     tuned: Mapping[str, Any] | None = None
-    """The search that its configuration comes from: ``{"study": …, "trials": …}``."""
+    """The search that its configuration comes from: ``{"study": …, "trials": …, "found": …, "choices": …}``."""
 
 
 class RunFolder:

@@ -1,5 +1,6 @@
 """One run: data, model, training, test; everything into its folder."""
 
+import importlib.metadata
 import os
 import socket
 import subprocess
@@ -57,7 +58,7 @@ def run(
         _show_labels(folder, parts.data)
         folder.status(
             state="running", started=now(), ended=None, epoch=0, error=None, name=node["name"], **asdict(origin),
-            commit=_commit(), parameters=parts.model.sizes()["total"], **_process(),
+            commit=_commit(), version=_version(), parameters=parts.model.sizes()["total"], **_process(),
         )  # fmt: skip
         checkpoint.save(parts.training.state_dict(), folder.last)
         return _train(node, folder, parts, watch, test, trained)
@@ -172,14 +173,27 @@ def _process() -> Node:
     return {"host": socket.gethostname(), "pid": os.getpid()}
 
 
-def _commit() -> str | None:
-    """The git commit of the working folder, with ``+`` where files differ from it."""
-    git = ["git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]  # a repository's settings run no program
+def _version() -> str | None:
+    """The package's; None of a checkout that was not installed."""
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=2, check=True).stdout.strip()
+        return importlib.metadata.version("mtl-runner")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The git commit of the package's repository, with ``+`` where files differ from it; None where none has the package."""
+    here = Path(__file__).resolve()
+    # a repository's settings run no program
+    git = ["git", "-C", str(here.parent), "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]
+    try:
+        # the second name fails where a repository merely lies around the package, as around an environment
+        found = subprocess.run(
+            [*git, "rev-parse", "HEAD", f"HEAD:./{here.name}"], capture_output=True, text=True, timeout=2, check=True
+        ).stdout.split()
         changed = subprocess.run(
             [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=2
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return commit + ("+" if changed else "")
+    return found[0] + ("+" if changed else "")

@@ -48,9 +48,9 @@ def compare(
         tasks=tables.tasks,
         groups=tuple(groups),
         baseline=named[tables.baseline.name] if tables.baseline else None,
-        best=named[tables.best],
+        best=named[tables.choice.best],
         ranking=statistics.ranking(blocks),
-        findings=fairness.findings(tables.grouping.groups, tables.baseline),
+        findings=fairness.findings(tables.grouping.groups, tables.baseline, tables.choice),
         notes=(),
         mlflow=None,
     )
@@ -61,7 +61,7 @@ def _references(tables: Tables) -> dict[str, dict[str, str]]:
     """Whom each group is tested against."""
     return {
         "baseline": {name: reference.name for name, reference in tables.references.items()},
-        "best": {name: tables.best for name in tables.of if name != tables.best},
+        "best": {name: tables.choice.best for name in tables.of if name != tables.choice.best},
     }
 
 
@@ -128,7 +128,7 @@ def _group(
         suffers=tuple(task.name for task in tables.tasks if _below_zero(certain.get(task.name))),
         is_baseline=tables.baseline is not None and reference is None,
         reference=reference.name if reference else None,
-        validation=own.validation,
+        validation=tables.choice.values[group.name],
     )
 
 

@@ -75,7 +75,7 @@ class Group:
     reference: str | None = None
     """The baseline that it is compared with: the one with the same settings otherwise, if there is one."""
     validation: float = nan
-    """Mean of the validation averages, by which the best is chosen."""
+    """Mean of the validation averages, by which the best is chosen; NaN of a group that takes no part in the choice."""
 
     @property
     def n(self) -> int:

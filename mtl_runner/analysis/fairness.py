@@ -1,25 +1,27 @@
 """What makes a comparison fair, checked from what the runs have written down."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+from mtl_runner.analysis.choice import Choice
 from mtl_runner.analysis.comparison import Finding
 from mtl_runner.analysis.groups import RunGroup
+from mtl_runner.analysis.listing import by_value, listed, quoted
 from mtl_runner.analysis.results import Result
+from mtl_runner.analysis.tuned import search
 
 _BUDGET = {
     "trainer.epochs": "epochs", "trainer.steps": "steps", "trainer.batch_size": "batch size",
     "trainer.early_stopping.patience": "patience", "trainer.early_stopping.monitor": "monitored",
     "trainer.early_stopping.min_delta": "least improvement",
 }  # fmt: skip
-_NAMED = 4
 
 
-def findings(groups: Sequence[RunGroup], baseline: RunGroup | None) -> tuple[Finding, ...]:
+def findings(groups: Sequence[RunGroup], baseline: RunGroup | None, choice: Choice) -> tuple[Finding, ...]:
     """Everything that was checked, what is fine as well as what is not."""
     checks: tuple[Callable[[Sequence[RunGroup]], Finding], ...] = (_data, _units, _budget, _metrics, _commit, _test)
     found = [check(groups) for check in checks]
-    found.insert(3, _search(groups, baseline))
-    return (*found, *_hosts(groups))
+    found.insert(3, search(groups, baseline))
+    return (*found, *_choice(groups, choice), *_hosts(groups))
 
 
 def _data(groups: Sequence[RunGroup]) -> Finding:
@@ -31,7 +33,7 @@ def _data(groups: Sequence[RunGroup]) -> Finding:
         return Finding(False, "data: not all runs say which data they saw")
     if several := [split for split, prints in seen.items() if len(prints) > 1]:
         return Finding(
-            False, f"data: runs of the same split saw different data ({_listed(split or 'one split' for split in several)})"
+            False, f"data: runs of the same split saw different data ({listed(split or 'one split' for split in several)})"
         )
     what = f"{len(seen)} splits, each" if len(seen) > 1 else "one split,"
     return Finding(True, f"data: {what} with the same rows in every group (by fingerprint)")
@@ -43,7 +45,7 @@ def _units(groups: Sequence[RunGroup]) -> Finding:
     every = set().union(*everywhere.values())
     lacking = [f"{name} lacks {len(every - units)} of {len(every)}" for name, units in everywhere.items() if units != every]
     if lacking:
-        return Finding(False, f"seeds: not the same in all groups; pairs are of those that both have ({_listed(lacking)})")
+        return Finding(False, f"seeds: not the same in all groups; pairs are of those that both have ({listed(lacking)})")
     return Finding(True, f"seeds: every group has the same {_counted(every)}")
 
 
@@ -55,35 +57,31 @@ def _counted(units: Iterable[tuple[int, str]]) -> str:
 
 
 def _budget(groups: Sequence[RunGroup]) -> Finding:
-    """Epochs or steps, batch size, early stopping."""
+    """Epochs or steps, batch size, early stopping; and the epochs of a second phase."""
     differ = []
     for key, words in _BUDGET.items():
         of = {group.name: "/".join(dict.fromkeys(run.settings.get(key, "null") for run in group.runs)) for group in groups}
         if len(set(of.values())) > 1:
-            differ.append(f"{words} {_by_value(of)}")
+            differ.append(f"{words} {by_value(of)}")
+    second = {group.name: max(map(_second_phase, group.runs)) for group in groups}
+    if len(set(second.values())) > 1:
+        most = [quoted(name) for name, epochs in second.items() if epochs == max(second.values())]
+        each = by_value({name: str(epochs) for name, epochs in second.items()})
+        differ.append(f"epochs of a second phase {each}; {listed(most)} {'has' if len(most) == 1 else 'have'} more")
     if differ:
         return Finding(False, f"budget: not the same in all groups: {'; '.join(differ)}")
     settings = groups[0].runs[0].settings
     steps, patience = settings.get("trainer.steps", "null"), settings.get("trainer.early_stopping.patience", "null")
     length = f"{settings.get('trainer.epochs')} epochs" if steps == "null" else f"{steps} steps"
+    length += f" and {epochs} of a second phase" if (epochs := max(second.values())) else ""
     early = "no early stopping" if patience == "null" else f"early stopping after {patience} epochs"
     return Finding(True, f"budget: at most {length} of batches of {settings.get('trainer.batch_size')}, {early}, in every group")
 
 
-def _search(groups: Sequence[RunGroup], baseline: RunGroup | None) -> Finding:
-    """Who was searched for how long, the baseline before all."""
-    of = {group.name: "/".join(dict.fromkeys(_trials(run) for run in group.runs)) for group in groups}
-    if set(of.values()) == {"0"}:
-        return Finding(True, "search: no group was tuned, the baseline neither" if baseline else "search: no group was tuned")
-    if len(set(of.values())) == 1:
-        trials = next(iter(of.values()))
-        return Finding(True, f"search: every group was tuned over {trials} trials{', the baseline too' if baseline else ''}")
-    untuned = "the baseline was not tuned, others were: " if baseline and of[baseline.name] == "0" else ""
-    return Finding(False, f"search: not the same in all groups: {untuned}trials {_by_value(of)}")
-
-
-def _trials(run: Result) -> str:
-    return str(run.tuned.get("trials", "?")) if run.tuned else "0"
+def _second_phase(run: Result) -> int:
+    """Epochs beside the trainer's: those of ``imbalance.*.epochs``, whatever the strategy is called."""
+    found = [value for key, value in run.settings.items() if key.startswith("imbalance.") and key.endswith(".epochs")]
+    return sum(int(value) for value in found if value.isdecimal())
 
 
 def _metrics(groups: Sequence[RunGroup]) -> Finding:
@@ -92,13 +90,18 @@ def _metrics(groups: Sequence[RunGroup]) -> Finding:
         for task, metric in run.primary.items():
             seen.setdefault(task, set()).add(metric)
     if several := [f"{task}: {', '.join(sorted(metrics))}" for task, metrics in seen.items() if len(metrics) > 1]:
-        return Finding(False, f"metrics: runs were chosen by different primary metrics ({_listed(several)})")
+        return Finding(False, f"metrics: runs were chosen by different primary metrics ({listed(several)})")
     return Finding(True, "metrics: every task has the same primary metric in all runs")
 
 
 def _commit(groups: Sequence[RunGroup]) -> Finding:
-    commits = sorted({run.commit for run in _runs(groups)})
-    short = _listed(commit[:10] + "+" * commit.endswith("+") for commit in commits if commit)
+    """One commit, of the repository that holds the package; one version, where the package was installed."""
+    commits, versions = sorted({run.commit for run in _runs(groups)}), sorted({run.version for run in _runs(groups)})
+    if len(known := [version for version in versions if version]) > 1:
+        return Finding(False, f"code: several versions ({listed(known)})")
+    if commits == [""] and versions == known:
+        return Finding(True, f"code: version {known[0]} in all runs, not from a repository")
+    short = listed(commit[:10] + "+" * commit.endswith("+") for commit in commits if commit)
     if "" in commits:
         return Finding(False, f"code: {'not all runs say' if short else 'no run says'} which commit it was")
     if any(commit.endswith("+") for commit in commits):
@@ -116,6 +119,19 @@ def _test(groups: Sequence[RunGroup]) -> Finding:
     return Finding(True, f"test: read once in each run, after training; {chosen}")
 
 
+def _choice(groups: Sequence[RunGroup], choice: Choice) -> list[Finding]:
+    """Who takes no part in it, or over what it is made where that is not everything."""
+    every = len({run.unit for run in _runs(groups)})
+    if choice.left_out:
+        has = "has" if len(choice.left_out) == 1 else "have"
+        who = f"{listed(map(quoted, choice.left_out))}, which {has} fewer than half of the {choice.most} seeds and splits"
+        return [Finding(False, f"choice: the best group is chosen without {who} in common with the others")]
+    if 0 < len(choice.units) < every:
+        over = f"the {len(choice.units)} of {every} seeds and splits that all groups have"
+        return [Finding(True, f"choice: the best group is chosen over {over}")]
+    return []
+
+
 def _hosts(groups: Sequence[RunGroup]) -> list[Finding]:
     hosts = {run.host for run in _runs(groups) if run.host}
     return [Finding(False, f"times: from {len(hosts)} machines, and not to be compared")] if len(hosts) > 1 else []
@@ -123,16 +139,3 @@ def _hosts(groups: Sequence[RunGroup]) -> list[Finding]:
 
 def _runs(groups: Sequence[RunGroup]) -> list[Result]:
     return [run for group in groups for run in group.runs]
-
-
-def _by_value(of: Mapping[str, str]) -> str:
-    """``30 (hard, soft), 60 (none)``."""
-    names: dict[str, list[str]] = {}
-    for name, value in of.items():
-        names.setdefault(value, []).append(name)
-    return ", ".join(f"{value} ({_listed(some)})" for value, some in names.items())
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

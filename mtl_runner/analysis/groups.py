@@ -108,7 +108,7 @@ def _distinct(keys: Iterable[str], settings: Sequence[Mapping[str, str]]) -> set
 
 def _names(by: Sequence[str], values: Sequence[tuple[str | None, ...]]) -> list[str]:
     """``soft dynamic``, ``soft strength=0.1``; with whole keys where two would be the same."""
-    ends = [key.split(".")[-1] for key in by]
+    ends = [key.removesuffix("._target_") if key.endswith("._target_") else key.split(".")[-1] for key in by]
     labels = [key if ends.count(end) > 1 else end for key, end in zip(by, ends, strict=True)]
     short = [" ".join(_words(by, labels, row)) or _UNSAID for row in values]
     if len(set(short)) == len(short):

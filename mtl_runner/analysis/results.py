@@ -58,10 +58,12 @@ class Result:
     ended: str = ""
     """When, in UTC."""
     commit: str = ""
-    """Of the code; with ``+`` where files differed from it."""
+    """Of the code; with ``+`` where files differed from it; empty where it was not in a repository, or the run does not say."""
+    version: str = ""
+    """Of the package; empty where the run does not say."""
     host: str = ""
     tuned: Mapping[str, Any] | None = None
-    """The search that its settings come from: ``study`` and ``trials``."""
+    """The search that its settings come from: ``study``, ``trials``, what it ``found`` by key, and its ``choices`` by group."""
     tracked: journal.Journal | None = None
     """Its run in MLflow."""
 
@@ -111,6 +113,7 @@ def _read(folder: Path) -> Result:
         job=said(status.get("job") or ""),
         ended=said(status.get("ended") or ""),
         commit=said(status.get("commit") or ""),
+        version=said(status.get("version") or ""),
         host=said(status.get("host") or ""),
         tuned=dict(tuned) if (tuned := status.get("tuned")) else None,
         tracked=tracked,
@@ -124,8 +127,8 @@ def flat(config: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, str
     """
     settings = {}
     for key, value in config.items():
-        inner = dict(_leaves(value, str(key)))
-        target = inner.pop(f"{key}._target_", None)
+        inner = dict(leaves(value, str(key)))
+        target = inner.get(f"{key}._target_")
         if key in choices:
             settings[str(key)] = str(choices[key])
         elif target is not None:
@@ -134,7 +137,7 @@ def flat(config: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, str
             isinstance(option, Mapping) and "_target_" in option for option in value.values()
         ):
             settings[str(key)] = ",".join(map(str, value)) or "none"
-        settings |= {name: text for name, text in inner.items() if not name.endswith("._target_") and name not in settings}
+        settings |= {name: text for name, text in inner.items() if name not in settings}
     return {said(key): said(value) for key, value in settings.items()}
 
 
@@ -150,10 +153,11 @@ def _drawn(line: Mapping[str, Any]) -> dict[str, Any]:
     return {"epoch": int(line["epoch"]), "metrics": {said(name): value for name, value in shown.items()}}
 
 
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
+def leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """What is inside ``value``, with whole keys: values as JSON, texts without quotes."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _leaves(inner, f"{path}.{key}")
+            yield from leaves(inner, f"{path}.{key}")
     else:
         yield path, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite, nan
+from math import isfinite, nan
 
+from mtl_runner.analysis.choice import Choice, choose
 from mtl_runner.analysis.comparison import TaskInfo
 from mtl_runner.analysis.groups import BASELINE, Grouping, RunGroup, baselines, conditions, grouped, own_baseline
 from mtl_runner.analysis.results import Result
@@ -25,16 +26,13 @@ class Tables:
     references: Mapping[str, RunGroup]
     """Each group's own baseline; empty without a baseline."""
     baseline: RunGroup | None
+    choice: Choice
+    """Of the best group."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """What is tested: the average, and each task."""
         return (AVERAGE, *(task.name for task in self.tasks))
-
-    @property
-    def best(self) -> str:
-        """The group with the highest validation average, the first of several."""
-        return max(self.of, key=lambda name: value if isfinite(value := self.of[name].validation) else -inf)
 
     def rises(self, name: str) -> bool:
         """Whether higher is better. An average over metrics of both directions has no value."""
@@ -63,10 +61,19 @@ def tabulate(runs: Sequence[Result], by: Sequence[str], baseline: str | None) ->
     candidates = baselines(grouping.groups, wanted)
     if baseline and not candidates:
         raise UserError(f"--baseline {baseline}: no group has this alone{_instead(grouping, wanted)}")
-    overall = max(candidates, key=lambda group: (isfinite(of[group.name].validation), of[group.name].validation), default=None)
+    overall = _preferred(candidates, of)
     own = {group.name: own_baseline(group, candidates, overall, wanted) for group in grouping.groups} if overall else {}
     references = {name: reference for name, reference in own.items() if name not in {each.name for each in candidates}}
-    return Tables(grouping, tasks, tuple(task.name for task in main), of, Design.of(runs), references, overall)
+    choice = choose({name: own.validation for name, own in of.items()})
+    return Tables(grouping, tasks, tuple(task.name for task in main), of, Design.of(runs), references, overall, choice)
+
+
+def _preferred(candidates: Sequence[RunGroup], of: Mapping[str, Table]) -> RunGroup | None:
+    """The one that validation prefers."""
+    if not candidates:
+        return None
+    best = choose({group.name: of[group.name].validation for group in candidates}).best
+    return next(group for group in candidates if group.name == best)
 
 
 def _instead(grouping: Grouping, wanted: Mapping[str, str]) -> str:

@@ -71,8 +71,8 @@ class Table:
     """By task."""
     average: Series
     """Over the main tasks."""
-    validation: float
-    """Mean of the validation averages."""
+    validation: Series
+    """The validation averages."""
 
     def series(self, name: str) -> Series:
         """Of a task, or ``average``."""
@@ -84,8 +84,8 @@ def table(runs: Sequence[Result], tasks: Sequence[TaskInfo], averaged: Sequence[
     scores = {task.name: _by_unit(runs, [run.scores[task.name].get(task.metric, nan) for run in runs]) for task in tasks}
     units = dict.fromkeys(run.unit for run in runs)
     average = {unit: mean([scores[name][unit] for name in averaged]) for unit in units}
-    known = [run.validation for run in runs if isfinite(run.validation)]
-    return Table(scores, average, mean(known))
+    known = [run for run in runs if isfinite(run.validation)]
+    return Table(scores, average, _by_unit(known, [run.validation for run in known]))
 
 
 def _by_unit(runs: Sequence[Result], values: Sequence[float]) -> dict[Unit, float]:

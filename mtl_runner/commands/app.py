@@ -146,7 +146,7 @@ def explain(
     input: Annotated[Path | None, typer.Option("--input", "-i", exists=True, help="Labelled rows of a table, instead.")] = None,
     repeats: Annotated[int, typer.Option(min=2, help="How often each input is shuffled.")] = 10,
     rows: Annotated[int | None, typer.Option(min=2, help="Rows at random; otherwise 2000 at most.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A folder; otherwise RUN_DIR/explain.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A folder; otherwise RUN_DIR/explain/STREAM.")] = None,
     stream: Stream = None,
     allow_module: Allowed = None,
 ) -> None:

@@ -77,6 +77,10 @@ class Tuned:
     study: str
     trials: Count
     """How many were finished in it."""
+    found: dict[str, Any] | None = None
+    """The values of the searched keys; null where an older search has not written them."""
+    choices: dict[str, str] | None = None
+    """The options of the groups that they were found with."""
 
 
 @dataclass(frozen=True)

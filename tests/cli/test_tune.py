@@ -106,7 +106,10 @@ def test_a_search_writes_its_best_as_a_configuration(
         assert origin.choices["sharing"] in call["config"]["sharing"]["_target_"] and "search" not in call["config"]
     shown = mtl_run("-cd", str(found), "-cn", "best", "--cfg", "job").out
     again = yaml.safe_load(shown)
-    assert again.pop("tuned") == {"study": "lr", "trials": 3} and best["config"].pop("tuned") is None
+    tuned = again.pop("tuned")
+    assert (tuned["study"], tuned["trials"]) == ("lr", 3) and tuned["found"] == {"optimizer.lr": again["optimizer"]["lr"]}
+    assert tuned["choices"].items() >= {"weighting": "equal", "encoder": "mlp"}.items() and "tracker" not in tuned["choices"]
+    assert tuned["choices"]["sharing"] in ("hard", "soft") and best["config"].pop("tuned") is None
     again["tracker"] = best["config"]["tracker"] = None
     assert again == best["config"]
     lines = list(csv.DictReader((found / "trials.csv").read_text().splitlines()))
@@ -190,4 +193,5 @@ def test_two_processes_search_digits(folder: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code.format("run", command)], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     (status,) = [path for path in folder.glob("runs/*/*/status.json") if "tune" not in path.parts]
-    assert json.loads(status.read_text())["tuned"] == {"study": "tune_digits", "trials": 4}
+    tuned = json.loads(status.read_text())["tuned"]
+    assert (tuned["study"], tuned["trials"]) == ("tune_digits", 4) and tuned["found"] and tuned["choices"]

@@ -1,11 +1,16 @@
 """What a search has found: on the terminal, and as configurations to run."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mtl_runner.commands.searching.drawn import CommandLine
+from omegaconf import OmegaConf
+
+from mtl_runner.commands.searching.drawn import CommandLine, Drawn
 from mtl_runner.commands.searching.plan import Plan
+from mtl_runner.config import WITHOUT_EFFECT
+from mtl_runner.config.schema import plain
 from mtl_runner.errors import UserError
 from mtl_runner.folder import write_text
 from mtl_runner.tuning.best import primary, removed
@@ -51,14 +56,23 @@ def _write_configurations(plan: Plan, trials: "list[FrozenTrial]", done: int) ->
             old.unlink()
         paths = {folder / "front" / f"{trial.number}.yaml": trial for trial in trials}
     for path, trial in paths.items():
-        drawn = plan.line(Space(plan.search.space).drawn(trial.params))
+        searched = Space(plan.search.space).drawn(trial.params)
+        drawn = plan.line(searched)
         chosen = {group: option for group, option in drawn.choices.items() if usual.get(group) != option}
         defaults = project({group: f"[{option}]" if "," in option else option for group, option in chosen.items()}).raw
         comments = _comments(plan, trial, path, done, removed(drawn.raw, defaults))
-        tuned = {"tuned": {"study": plan.search.name, "trials": done}}
+        tuned = {"tuned": {"study": plan.search.name, "trials": done, **_found(drawn, searched)}}
         searchpath = [f"file://{Path(project.config_dir).absolute()}"] if project.config_dir else []
         write_text(path, primary(comments, chosen, {**drawn.raw, **tuned}, defaults, searchpath))
     return list(paths)
+
+
+def _found(drawn: Drawn, searched: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The searched keys with their values, and the options that they were found with: what a run has to keep to be tuned."""
+    values = OmegaConf.create(plain(drawn.task))
+    found = {key: OmegaConf.select(values, key) for key in searched if key not in drawn.choices}
+    choices = {group: option for group, option in drawn.choices.items() if group not in WITHOUT_EFFECT}
+    return {"found": plain(OmegaConf.create(found)), "choices": choices}
 
 
 def _comments(plan: Plan, trial: "FrozenTrial", path: Path, done: int, lost: list[str]) -> list[str]:

@@ -58,8 +58,8 @@ def made_run(
         "config.yaml": config,  # JSON is YAML
         "status.json": {
             "state": "finished", "started": "2026-11-21T08:00:00+00:00", "ended": "2026-11-21T08:00:30+00:00", "choices": chosen,
-            "overrides": [], "commit": "c0ffee", "sweep": "runs/2026-11-21/08-00-00", "train_seconds": 2.0 + seed,
-            "parameters": 100, "tuned": None, "host": "here", "test_reads": 1, **(status or {}),
+            "overrides": [], "commit": "c0ffee", "version": "0.1.0", "sweep": "runs/2026-11-21/08-00-00",
+            "train_seconds": 2.0 + seed, "parameters": 100, "tuned": None, "host": "here", "test_reads": 1, **(status or {}),
         },
         "data.json": {"targets": targets, "fingerprint": f"of {groups['dataset']}",
                       "rows": {"train": {"input": 80}, "validation": {"input": 20}, "test": {"input": 20}}},

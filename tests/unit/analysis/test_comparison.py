@@ -199,3 +199,51 @@ def test_of_equal_test_averages_none_is_better(tmp_path: Path) -> None:
 
 def test_of_single_runs_nothing_is_said_of_negative_transfer(tmp_path: Path) -> None:
     assert not any("loses surely" in line for line in summary(compare(table(tmp_path, {"none": [0.5], "hard": [0.4]}), "single")))
+
+
+def folds(home: Path, validation: dict[str, dict[int, float]]) -> list[Result]:
+    """A run for each sharing and fold, with its validation average; the test part says 0.5 of all."""
+    return [
+        read(made_run(home / f"{name}_{fold}", {"a": {ACCURACY: 0.5}}, {"sharing": name}, {"dataset": {"fold": fold}},
+                      validation=value))
+        for name, values in validation.items() for fold, value in values.items()
+    ]  # fmt: skip
+
+
+HARD_FOLDS = {"none": {0: 0.9, 1: 0.5, 2: 0.5}, "soft": {0: 0.91, 1: 0.51, 2: 0.51}, "hard": {0: 0.7}}
+
+
+def test_the_best_is_chosen_over_what_groups_have_in_common(tmp_path: Path) -> None:
+    """``hard`` has the fold alone in which all are good, and is the worst there."""
+    known = compare(folds(tmp_path, HARD_FOLDS), "folds")
+    assert known.best.name == "soft" and known.best.validation == pytest.approx((0.91 + 0.51 + 0.51) / 3)
+    assert math.isnan(group(known, "hard").validation)
+    (found,) = [each for each in known.findings if each.text.startswith("choice:")]
+    assert not found.fair and "'hard'" in found.text and "fewer than half of the 3" in found.text
+
+
+def test_a_group_that_lacks_little_takes_part_over_what_is_left(tmp_path: Path) -> None:
+    values = {"none": {0: 0.9, 1: 0.5, 2: 0.1}, "hard": {0: 0.8, 1: 0.4}}
+    known = compare(folds(tmp_path, values), "folds")
+    assert known.best.name == "none" and known.best.validation == pytest.approx(0.7), "over folds 0 and 1"
+    (found,) = [each for each in known.findings if each.text.startswith("choice:")]
+    assert found.fair and "the 2 of 3 seeds and splits" in found.text
+
+
+def test_the_baseline_is_chosen_over_what_baselines_have_in_common(tmp_path: Path) -> None:
+    """As with the best: two baselines, of which the worse one has the easy fold alone."""
+    runs = [
+        read(made_run(tmp_path / f"{encoder}{fold}{sharing}", {"a": {ACCURACY: 0.5}}, {"sharing": sharing, "encoder": encoder},
+                      {"dataset": {"fold": fold}, "encoder": {}}, validation=value))
+        for sharing, encoder, values in (
+            ("none", "mlp", {0: 0.9, 1: 0.5, 2: 0.5}), ("none", "cnn", {0: 0.7}), ("hard", "rnn", {0: 0.6, 1: 0.5, 2: 0.5})
+        )
+        for fold, value in values.items()
+    ]  # fmt: skip
+    known = compare(runs, "baselines")
+    assert known.baseline and known.baseline.name == "none mlp" and group(known, "hard rnn").reference == "none mlp"
+
+
+def test_groups_with_nothing_in_common_are_not_chosen_between(tmp_path: Path) -> None:
+    known = compare(folds(tmp_path, {"none": {0: 0.9}, "hard": {1: 0.5}, "soft": {1: 0.6}}), "apart")
+    assert known.best.name == "soft" and math.isnan(group(known, "none").validation)

@@ -15,7 +15,11 @@ def groups(home: Path, *runs: dict[str, Any], only: tuple[str, ...] = ()) -> Gro
     """Each run as keywords of ``made_run``; ``sharing``, ``weighting`` … as choices."""
     made = []
     for place, run in enumerate(runs):
-        chosen = {key: run.pop(key) for key in ("sharing", "weighting", "imbalance", "encoder") if key in run}
+        chosen = {
+            key: run.pop(key)
+            for key in ("sharing", "weighting", "imbalance", "encoder", "optimizer")
+            if isinstance(run.get(key), str)
+        }
         made.append(read(made_run(home / str(place), {"a": {"roc_auc": 0.5}}, chosen, **run)))
     return grouped(made, only)
 
@@ -111,9 +115,33 @@ def test_settings_without_choices_are_named_by_class() -> None:
     }
     assert flat(config, {}) == {
         "sharing": "Soft",
+        "sharing._target_": "a.b.Soft",
         "sharing.norm": "l2",
         "imbalance": "focal",
+        "imbalance.focal._target_": "a.Focal",
         "imbalance.focal.gamma": "2",
         "seed": "1",
     }
     assert flat({"imbalance": {}}, {}) == {"imbalance": "none"}
+
+
+def test_another_class_makes_a_group(tmp_path: Path) -> None:
+    """The option stands for its class, unless another was typed in its place."""
+    runs = [
+        {"sharing": mode, "optimizer": "adamw", "seed": seed,
+         "options": {"optimizer": {"_target_": target}, "sharing": {"_target_": f"a.{mode}"}}}
+        for mode in ("none", "hard") for target in ("torch.optim.AdamW", "torch.optim.NAdam") for seed in (0, 1)
+    ]  # fmt: skip
+    found = groups(tmp_path, *runs)
+    assert found.by == ("sharing", "optimizer._target_") and [len(group.runs) for group in found.groups] == [2, 2, 2, 2]
+    assert names(found)[1] == "none optimizer=torch.optim.NAdam"
+    wanted = conditions("sharing=none")
+    candidates = baselines(found.groups, wanted)
+    assert own_baseline(found.groups[3], candidates, candidates[0], wanted).name == names(found)[1]
+
+
+def test_another_class_of_a_chosen_option_makes_a_group(tmp_path: Path) -> None:
+    runs = [{"sharing": "hard", "options": {"sharing": {"_target_": f"a.{name}"}}} for name in ("Hard", "Mine")]
+    assert names(groups(tmp_path / "sharing", *runs)) == ["sharing=a.Hard", "sharing=a.Mine"]
+    runs = [{"imbalance": "focal", "options": {"imbalance": {"focal": {"_target_": f"a.{name}"}}}} for name in ("Focal", "Mine")]
+    assert names(groups(tmp_path / "imbalance", *runs)) == ["imbalance.focal=a.Focal", "imbalance.focal=a.Mine"]
