@@ -14,6 +14,8 @@ from handmade import options
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from mtl_runner.weighting.gradnorm import GradNorm
+
 FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "two_objectives"
 
 
@@ -69,6 +71,14 @@ def test_the_weighting_sees_the_gradients_of_the_objectives(toy: ModuleType, apa
         assert torch.allclose(objectives.copies[0][0].grad, expected) and problem.theta.grad is None
     else:
         assert torch.allclose(problem.theta.grad, expected.sum(0))
+
+
+def test_gradnorm_takes_the_norms_of_all_where_there_are_no_layers(toy: ModuleType) -> None:
+    problem, weighting = toy.Problem((3.0, 2.0)), GradNorm(["first", "second"])
+    weighting.backward(problem.objectives(True))
+    gradients = torch.stack([torch.autograd.grad(toy.at(problem.theta)[t], problem.theta)[0] for t in range(2)])
+    assert weighting.gramian is not None
+    torch.testing.assert_close(weighting.gramian, gradients @ gradients.T, rtol=1e-4, atol=1e-6)
 
 
 def test_the_front_is_that_of_the_paper(toy: ModuleType, front: Tensor) -> None:

@@ -35,7 +35,7 @@ class Objectives:
     factors: Tensor | None = None
     """[T]: what the losses in ``parts`` are to be multiplied by; None: 1."""
     last_layer: Sequence[nn.Parameter] = ()
-    """Of ``shared`` the weights and biases of the last layer that features pass."""
+    """Of ``shared`` the weights and biases of the last layer that features pass; empty where it has no layers."""
 
     @cached_property
     def losses(self) -> Tensor:

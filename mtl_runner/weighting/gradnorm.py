@@ -74,7 +74,7 @@ class GradNorm(GramianWeighting):
     def task_gradients(self, objectives: Objectives) -> TaskGradients:
         if self.layer == "all":
             return super().task_gradients(objectives)
-        return PartGradients(objectives, objectives.last_layer)
+        return PartGradients(objectives, objectives.last_layer or objectives.shared)
 
     def write(self, gradients: Sequence[TaskGradients], rows: Tensor, weights: Tensor) -> None:
         (each,) = gradients
