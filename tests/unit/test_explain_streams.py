@@ -79,7 +79,7 @@ def check_by_hand(run: Path, found: Explanation, fields: dict[str, torch.Tensor]
     assert np.abs(found.importance.drop).max() > 0 and (found.attributions.gap() <= 5e-3).all()
 
 
-@pytest.mark.parametrize("mode", ["hard", "none", "soft", "mmoe"])
+@pytest.mark.parametrize("mode", ["hard", *(pytest.param(each, marks=pytest.mark.slow) for each in ("none", "soft", "mmoe"))])
 def test_each_stream_is_explained_as_by_hand(
     mode: str, train: Callable[..., Path], tables: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -231,7 +231,7 @@ def on(encoder: str, make_config: MakeConfig, *overrides: str) -> Trainer:
     return trainer_on(kind_of(kind, "one"), make_config(*chosen, "weighting=gradnorm", "trainer.batch_size=16", *overrides))
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", [pytest.param(name, marks=[] if "mlp" in name else pytest.mark.slow) for name in ENCODERS])
 @pytest.mark.parametrize("mode", SHARING)
 def test_the_last_layer_is_a_shared_one_of_features(mode: str, encoder: str, make_config: MakeConfig) -> None:
     """All of the layer and of its copies, and no normalisation, gate, mixture or edge."""
