@@ -348,3 +348,11 @@ def test_a_batch_is_augmented_by_seed_and_step_alone(make_config: Config) -> Non
 
     assert torch.equal(seen(3), seen(3)) and seen(3).gt(0).all()
     assert not torch.equal(seen(3), seen(4)) and not torch.equal(seen(3), seen(3, seed=1))
+
+
+def test_the_norm_of_the_gradient_is_torchs(make_config: Config) -> None:
+    trainer = trainer_on(made(), make_config())
+    assert trainer.learner.gradient_norm() == 0
+    trainer.train_step(next(iter(trainer.loader.epoch(trainer.training_part(), 1))))
+    gradients = [parameter.grad for parameter in trainer.learner.network.parameters() if parameter.grad is not None]
+    assert torch.equal(trainer.learner.gradient_norm(), torch.nn.utils.get_total_norm(gradients)) and len(gradients) > 4
