@@ -38,7 +38,7 @@ class FAMO(DirectWeighting):
 
     needs = "trajectory"
     state: Tensor
-    """[4, T]: ξ, Adam's means of the slopes and of their squares, how often it moved; in one tensor, as it changes at once."""
+    """[4, T]: ξ, Adam's means of the slopes and of their squares, how often it moved; changed in place."""
 
     def __init__(
         self,

@@ -213,3 +213,12 @@ def test_the_state_of_a_weighting_round_trips() -> None:
     fresh = Uncertainty(TASKS).double()
     fresh.load_state_dict(saved)
     assert torch.equal(fresh.log_variance, methods()[2].log_variance)
+
+
+def test_factors_are_as_if_the_losses_had_been_multiplied() -> None:
+    factors, weights = torch.tensor([2.0, 0.5, 3.0, 1.0]), torch.tensor([1.0, 4.0, 0.0, 7.0])
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0], requires_grad=True)
+    objectives = Objectives([x[:1].square(), x[1:].square()], ALL, [], factors=factors)
+    torch.testing.assert_close(objectives.losses, factors * x.detach().square())
+    objectives.backward(weights)
+    torch.testing.assert_close(x.grad, weights * factors * 2 * x.detach())
