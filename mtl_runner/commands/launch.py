@@ -13,6 +13,7 @@ from mtl_runner.commands import precheck
 from mtl_runner.commands.composed import CONFIG_NAME
 from mtl_runner.commands.job import Job, say_how_to_go_on
 from mtl_runner.commands.messages import explained, first_line
+from mtl_runner.commands.usage import usage
 from mtl_runner.config import config_dir
 from mtl_runner.errors import UserError
 
@@ -32,6 +33,9 @@ def launch(arguments: Sequence[str]) -> int:
     _check_flags(args)
     shows = bool(args.help or args.hydra_help or args.cfg or args.info)
     adds = args.config_dir or args.config_path or args.config_name or args.overrides  # to what is ours, which is safe to show
+    if args.help and not adds:
+        print(usage())
+        return 0
     job = Job()
     if not args.shell_completion and (adds or not shows):
         with precheck.checked(args, runs=not shows) as (_, found):

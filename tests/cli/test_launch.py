@@ -83,6 +83,11 @@ def test_help_lists_every_group_and_resume(mtl_run: Command) -> None:
         assert text in out
 
 
+def test_help_is_what_hydra_prints(mtl_run: Command) -> None:
+    """Which is asked where an override is given, and takes three times as long."""
+    assert mtl_run("--help").out == mtl_run("--help", "seed=0").out
+
+
 def test_completion_knows_groups_options_and_keys(mtl_run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMP_LINE", "mtl-run sharing=")
     offered = mtl_run("-sc", "query=bash").out.split()
