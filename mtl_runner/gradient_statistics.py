@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mtl_runner.weighting.base import Objectives
-from mtl_runner.weighting.gradient import wide
+from mtl_runner.weighting.tasks import wide
 
 _STEPS, _ENTRIES = 64, 2**17
 """Steps whose Gramians are reduced in one operation; fewer where these are large, and would leave the processor's cache."""

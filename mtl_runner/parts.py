@@ -47,6 +47,8 @@ def make(node: Node, resumed: RunFolder | None = None) -> Parts:
     check_names(data.targets)
     start = Start(data, **node["init_from"], encoder=node["encoder"]) if node["init_from"] and resumed is None else None
     model = build.make_model(node, data.streams, data.targets, start.load if start else None, resumed is not None)
+    if resumed is None:
+        model.sharing.check_labels(data.splits["train"].targets)
     state = None if resumed is None else checkpoint.load(resumed.last)
     if state is not None:
         for name in state["frozen"]:

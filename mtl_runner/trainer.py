@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtl_runner.batch import Batch, Split, labelled
+from mtl_runner.batch import Batch, Split
 from mtl_runner.errors import UserError
-from mtl_runner.evaluate import Report, evaluate, predict, score
+from mtl_runner.evaluate import Report, evaluate
 from mtl_runner.gradient_statistics import GradientStatistics, gramian
 from mtl_runner.imbalance.base import Adjuster
 from mtl_runner.learner import Learner
@@ -22,6 +22,7 @@ from mtl_runner.model import MultiTaskModel
 from mtl_runner.plan import Plan, Progress
 from mtl_runner.seeding import Replay
 from mtl_runner.tasks.group import masked, pack
+from mtl_runner.validation import adjust, watched
 from mtl_runner.weighting.base import Objectives, Weighting, mean_losses
 
 AFFINITY_EVERY = 10
@@ -95,6 +96,12 @@ class Trainer:
         self.last_layer = self.model.sharing.last_layer()
         known = {id(parameter) for parameter in self.shared}
         self.private = [parameter for parameter in self.learner.network.parameters() if id(parameter) not in known]
+        self.weighting.regroup(self._grouping())
+
+    def _grouping(self) -> tuple[str, ...]:
+        """Tells which parameters are shared by which tasks."""
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        return (*(names[id(parameter)] for parameter in self.shared), *map(str, self.model.sharing.grouping()))
 
     # ---- one step -------------------------------------------------------------------------------------------------
 
@@ -248,28 +255,14 @@ class Trainer:
 
     def end_epoch(self, report: Report) -> None:
         """Early stopping, best weights, learning rate. A network that stops takes its best weights at once."""
-        self.learner.end_epoch(self._score(report), self.progress.epoch)
+        score = watched(report, list(self.tasks.values()), self.plan.monitor)
+        self.learner.end_epoch(score, self.progress.epoch)
         if self.learner.stopping.done:
             self.learner.restore_best()
 
-    def _score(self, report: Report) -> float | None:
-        """What early stopping looks at: the named task, else the main tasks, else all that there are."""
-        tasks = list(self.tasks.values())
-        monitored = [task for task in tasks if task.name == self.plan.monitor]
-        return score(report.metrics, monitored or [task for task in tasks if task.main] or tasks)
-
     def adjust(self, adjusters: Mapping[str, Adjuster]) -> None:
         """Choose how the outputs of these tasks are to be read, on the validation part."""
-        asked = {key: group for key, group in self.groups.items() if any(name in adjusters for name in group.names)}
-        part = replace(self.validation, targets={key: self.validation.targets[key] for key in asked}, weights={})
-        outputs = predict(self.model, part, self.plan.eval_batch_size)  # of no others: maps are too large to be kept
-        for key, group in asked.items():
-            for i, task in enumerate(group.tasks):
-                if (adjuster := adjusters.get(task.name)) and group.priors is not None:
-                    targets = self.validation.targets[key][:, i]
-                    mask = labelled(targets)
-                    decision = adjuster.fit(task.name, outputs[key][i][mask].cpu(), targets[mask].cpu(), group.priors[i].cpu())
-                    task.spec = replace(task.spec, decision=decision)
+        adjust(self.model, self.groups, self.validation, adjusters, self.plan.eval_batch_size)
 
     def forget(self) -> None:
         """What was measured before counts no more: outputs are read in another way now."""

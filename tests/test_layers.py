@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mtl_runner"
 LAYERS = (
     "errors seeding", "batch", "geometry fetching metrics", "imbalance", "encoders", "heads", "crf", "tasks", "sharing",
     "model", "evaluate", "weighting schedulers loader learner plan datasets predictions config tracking checkpoint labels curves",
-    "gradient_statistics", "folder trainer", "training pretrained", "build", "console figures serving",
+    "gradient_statistics validation", "folder trainer", "training pretrained", "build", "console figures serving",
     "label_table analysis", "parts", "outcome", "run affinity", "tuning", "predict", "explain", "commands", "cli",
 )  # fmt: skip
 """From the bottom up; a module imports only those below."""

@@ -116,6 +116,13 @@ class Sharing(nn.Module, ABC):
     def meet(self, groups: Sequence[TaskGroup]) -> None:
         """Called once with the heads, for modes that look at them; they are not part of the mode."""
 
+    def check_labels(self, targets: Fields) -> None:
+        """Called once with the targets of the training part.
+
+        Raises:
+            NotApplicable: what the mode makes of these labels would be wrong.
+        """
+
     def rows(self, tasks: Sequence[str], among: Sequence[str] | None = None) -> list[int] | None:
         """Where the tasks stand ``among`` others, by default all; None where they are the same."""
         others = self.tasks if among is None else list(among)
@@ -134,6 +141,10 @@ class Sharing(nn.Module, ABC):
     def shared(self) -> list[nn.Parameter]:
         """Exactly the parameters that the losses of two or more tasks reach; asked for again at the start of each epoch."""
         return []
+
+    def grouping(self) -> tuple[int, ...]:
+        """Which tasks share with which, in a code of the mode's own, where that changes in the course of training."""
+        return ()
 
     def way(self) -> list[nn.Module]:
         """What features pass on their way, in this order; by default the stems and stages of the mode's encoders.

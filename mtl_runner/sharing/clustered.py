@@ -125,6 +125,9 @@ class Clustered(Sharing):
         if not self.given and (self.by == "learned" or self.start == "initial"):
             self.heads = HeadChange(self, groups)
 
+    def grouping(self) -> tuple[int, ...]:
+        return tuple(self.labels)
+
     def shared(self) -> list[nn.Parameter]:
         members: dict[int, dict[str, str]] = {}
         for task, label in zip(self.tasks, self.labels, strict=True):

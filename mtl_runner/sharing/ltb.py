@@ -164,13 +164,15 @@ class LTB(Sharing):
                 shared += stage.parameters()
         return shared
 
+    def grouping(self) -> tuple[int, ...]:
+        """The parents in one line; empty while the tree is searched."""
+        return () if self.tree is None else tuple(parent for line in self.tree.parents for parent in line)
+
     def way(self) -> list[nn.Module]:
         return [*super().way(), self.stages]
 
     def get_extra_state(self) -> Tensor:
-        """The tree in one line; empty while it is searched."""
-        parents = () if self.tree is None else self.tree.parents
-        return torch.tensor([parent for line in parents for parent in line], dtype=torch.long)
+        return torch.tensor(self.grouping(), dtype=torch.long)
 
     def set_extra_state(self, state: Tensor) -> None:
         lines = state.split([len(theta) for theta in (*self.theta, self.task_theta)]) if len(state) else ()

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from mtl_runner.batch import labelled
 from mtl_runner.encoders.stacked import Rows
-from mtl_runner.errors import UserError
+from mtl_runner.errors import NotApplicable, UserError
 from mtl_runner.sharing.base import own
 from mtl_runner.tasks.binary import Binary
 from mtl_runner.tasks.group import TaskGroup
@@ -50,6 +51,26 @@ class Products:
         self.groups = [group for group in groups if before & set(group.names)]
         """Those with a task that others come after."""
         self.names = [name for group in self.groups for name in group.names]
+
+    def check_labels(self, targets: Mapping[str, Tensor]) -> None:
+        """Refuse an event without any label where what comes before it did not happen: P_p P_t would be fitted to P_t / P_p.
+
+        Args:
+            targets: of each task [N], NaN or negative where there is no label.
+
+        Raises:
+            NotApplicable: with the task, and the option that gives these rows a label.
+        """
+        for name, before in self.edges.items():
+            there = labelled(targets[name])
+            for other in before:
+                without = targets[other] == 0
+                if there.any() and without.any() and not there[without].any():
+                    raise NotApplicable(
+                        f"sharing.through=product: none of the {int(without.sum()):,} training rows without {other} has a label "
+                        f"of {name}, which has to be 0 there (dataset.tasks.{name}: {{after: {other}, otherwise: negative}}, or "
+                        "in the file); sharing.through=features and outputs take labels as they are"
+                    )
 
     @property
     def heads(self) -> list[nn.Module]:

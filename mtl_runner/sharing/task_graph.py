@@ -8,6 +8,7 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from mtl_runner.batch import Fields
 from mtl_runner.encoders.base import EncoderFactory
 from mtl_runner.encoders.stack import OneByOne, run, stack
 from mtl_runner.encoders.stacked import Rows, chosen
@@ -113,6 +114,10 @@ class TaskGraph(Sharing):
         with torch.no_grad():
             widths = {name: group(example)[0].numel() for group in groups for name in group.names}
         self._make_incoming(widths)
+
+    def check_labels(self, targets: Fields) -> None:
+        if self.products is not None:
+            self.products.check_labels(targets)
 
     def _make_incoming(self, widths: Mapping[str, int]) -> None:
         """The matrices of the tasks that have predecessors, which hand on so many numbers."""

@@ -106,6 +106,9 @@ class Weighting(nn.Module, ABC):
         """
         return 1.0
 
+    def regroup(self, grouping: tuple[str, ...]) -> None:
+        """Called before each epoch with the names of what is shared, and what else tells this grouping of tasks from others."""
+
     def after_step(self, recompute: Callable[[], Tensor]) -> None:
         """Called after the optimizer's step. ``recompute()`` gives the losses [T] of the same batch with the new parameters."""
 

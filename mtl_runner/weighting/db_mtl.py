@@ -53,6 +53,9 @@ class DBMTL(JacobianWeighting):
         """The mean weight of this step: it is 1 / L."""
         return mean_weight(weights, active)
 
+    def regroup(self, grouping: tuple[str, ...]) -> None:
+        self.memory.regroup(grouping)
+
     def aggregate(self, jacobian: Tensor, losses: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
         slopes = reciprocal(losses)
         steps = self.memory.begin(jacobian, active)[1].clamp_min(1)

@@ -56,6 +56,9 @@ class ExcessMTL(JacobianWeighting):
         self.register_buffer("logs", torch.zeros(len(tasks)))
         self.register_buffer("initial", torch.zeros(len(tasks)))
 
+    def regroup(self, grouping: tuple[str, ...]) -> None:
+        self.memory.regroup(grouping)
+
     def aggregate(self, jacobian: Tensor, losses: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
         squares = jacobian.square()
         sums, steps = self.memory.begin(jacobian, active)

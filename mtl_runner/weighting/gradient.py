@@ -1,9 +1,7 @@
 """Weightings that look at the gradient of each task."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Unpack
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from mtl_runner.weighting.base import Objectives, Options, Weighting, equal_share, every, mean_losses, mean_weight
 from mtl_runner.weighting.gradients import FeatureGradients, ParameterGradients, TaskGradients
+from mtl_runner.weighting.tasks import Tasks, present
 
 Gradients = Literal["parameters", "features"]
 Heads = Literal["own", "weighted"]
@@ -80,7 +79,7 @@ class GradientWeighting(Weighting):
         """What the tasks' gradients are multiplied by, from the weights as they are reported."""
         return shown if self.scale == "paper" else shown / len(self.tasks)
 
-    def normalizer(self, tasks: "Tasks", gramian: Tensor) -> Tensor | None:
+    def normalizer(self, tasks: Tasks, gramian: Tensor) -> Tensor | None:
         """What g_t is multiplied by, [T], 1 for each of identical tasks; so it is for a gradient or a loss of zero."""
         if self.normalize == "none":
             return None
@@ -111,43 +110,6 @@ class GradientWeighting(Weighting):
     def at_once(self, draws: Sequence[Objectives]) -> bool:
         """Whether private parameters take exactly what reaches them on the way to the boundary, as a mean over the draws."""
         return self.heads == "own" and (len(draws) == 1 or all(every(draw.active) for draw in draws))
-
-
-@dataclass(frozen=True)
-class Tasks:
-    """The tasks of a step."""
-
-    losses: Tensor
-    """[T] in float64, the mean over the draws; 1 where it is not usable."""
-    active: Tensor
-    """[T]: has labels, in one draw at least."""
-    usable: Tensor
-    """[T]: has labels, and losses and gradient are finite."""
-    whole: bool = False
-    """Whether all are known to be usable, so that nothing has to be masked. On the CPU alone: elsewhere it would take waiting."""
-
-    @classmethod
-    def of(cls, squares: Tensor, draws: Sequence[Objectives]) -> "Tasks":
-        """Those of the draws' forward passes; ``squares`` [T] are the squared norms of the gradients."""
-        losses, active = mean_losses(draws)
-        sizes = losses + squares
-        if every(active) and math.isfinite(sum(sizes.tolist())):
-            return cls(wide(losses), active, active, whole=True)
-        usable = active & (sizes.abs() < torch.inf)
-        return cls(wide(losses.where(usable, 1)), active, usable)
-
-    @property
-    def broken(self) -> Tensor:
-        """[T]: has labels, but loss or gradient are not finite."""
-        return self.active > self.usable
-
-    def only_usable(self, matrix: Tensor) -> Tensor:
-        """[T, T] in float64 with zeros in the rows and columns of tasks that are not usable."""
-        return wide(matrix if self.whole else matrix.where(self.usable[:, None] & self.usable, 0))
-
-    def reported(self, weights: Tensor) -> Tensor:
-        """NaN in place of the weight of a broken task."""
-        return weights if self.whole else weights.masked_fill(self.broken, torch.nan)
 
 
 class GramianWeighting(GradientWeighting):
@@ -288,18 +250,3 @@ class JacobianWeighting(GradientWeighting):
         private = self.private(self.coefficients(shown), tasks.losses, tasks.usable)
         self.backward_to_the_private(draws, [gradients], private.to(jacobian.dtype))
         return tasks.reported(shown)
-
-
-def present(draws: Sequence[Objectives]) -> Tensor:
-    """[T]: in how many of the draws each task has labels, at least 1: what a mean over them divides a sum by."""
-    return torch.stack([draw.active for draw in draws]).sum(0).clamp_min_(1)
-
-
-def mean_gradients(jacobians: Sequence[Tensor], draws: Sequence[Objectives]) -> Tensor:
-    """[T, P]: the mean over the draws in which a task has labels, as that of its loss is."""
-    return torch.stack(list(jacobians)).sum(0).div_(present(draws)[:, None])
-
-
-def wide(values: Tensor) -> Tensor:
-    """In float64; in float32 on devices that have no other."""
-    return values.float() if values.device.type == "mps" else values.double()

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 class Memory(nn.Module):
     """A matrix [T, P] that is carried from step to step; P is known at the first step only.
 
-    It is part of the state dict, and moves to the device of the gradients when they come.
+    It is part of the state dict, with the grouping of the tasks that it belongs to, and moves to the device of the gradients
+    when they come.
     """
 
     steps: Tensor
@@ -18,7 +19,14 @@ class Memory(nn.Module):
     def __init__(self, count: int) -> None:
         super().__init__()
         self.rows: Tensor | None = None
+        self.grouping: tuple[str, ...] | None = None
         self.register_buffer("steps", torch.zeros(count, dtype=torch.long))
+
+    def regroup(self, grouping: tuple[str, ...]) -> None:
+        """Forget all where tasks are grouped in another way than before: the rows' entries are other parameters' then."""
+        if self.grouping not in (None, grouping):
+            self.rows = None
+        self.grouping = grouping
 
     def begin(self, jacobian: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
         """The rows so far, to be changed in place, and in how many steps each task was active, [T], this one included.
@@ -38,8 +46,9 @@ class Memory(nn.Module):
         rates = rates.masked_fill(self.steps == 1, 1).masked_fill(~active, 0)
         return self.rows.lerp_(jacobian, rates.to(jacobian)[:, None])
 
-    def get_extra_state(self) -> dict[str, Tensor | None]:
-        return {"rows": self.rows}
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"rows": self.rows, "grouping": self.grouping}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         self.rows = None if state["rows"] is None else state["rows"].clone()
+        self.grouping = state.get("grouping")  # the first checkpoints had none

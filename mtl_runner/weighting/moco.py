@@ -8,9 +8,10 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from mtl_runner.weighting.base import Scale
-from mtl_runner.weighting.gradient import Heads, JacobianWeighting, Normalize, wide
+from mtl_runner.weighting.gradient import Heads, JacobianWeighting, Normalize
 from mtl_runner.weighting.memory import Memory
 from mtl_runner.weighting.simplex import OnSimplex, project
+from mtl_runner.weighting.tasks import wide
 
 
 class MoCo(JacobianWeighting):
@@ -60,6 +61,9 @@ class MoCo(JacobianWeighting):
         self.memory = Memory(len(tasks))
         self.simplex = OnSimplex(len(tasks))
         self.register_buffer("taken", torch.zeros((), dtype=torch.long))
+
+    def regroup(self, grouping: tuple[str, ...]) -> None:
+        self.memory.regroup(grouping)
 
     def aggregate(self, jacobian: Tensor, losses: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
         steps = self.memory.begin(jacobian, active)[1].clamp_min(1)

@@ -8,8 +8,9 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from mtl_runner.weighting.base import Objectives, Scale
-from mtl_runner.weighting.gradient import GramianWeighting, Heads, Normalize, mean_gradients
+from mtl_runner.weighting.gradient import GramianWeighting, Heads, Normalize
 from mtl_runner.weighting.simplex import OnSimplex, project
+from mtl_runner.weighting.tasks import mean_gradients
 
 
 class MoDo(GramianWeighting):

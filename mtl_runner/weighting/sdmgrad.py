@@ -8,10 +8,11 @@ from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
 from mtl_runner.weighting.base import Objectives, Scale
-from mtl_runner.weighting.gradient import GramianWeighting, Heads, Normalize, mean_gradients
+from mtl_runner.weighting.gradient import GramianWeighting, Heads, Normalize
 from mtl_runner.weighting.gradients import TaskGradients
 from mtl_runner.weighting.part import PartGradients
 from mtl_runner.weighting.simplex import OnSimplex, closest, inverse_ranks
+from mtl_runner.weighting.tasks import mean_gradients
 
 
 class SDMGrad(GramianWeighting):

@@ -380,4 +380,8 @@ def test_weights_that_were_not_found_are_not_reused(option: str, make_config: Ma
     assert again[place].item() == pytest.approx(first[known].mean().item(), rel=1e-5)
     broken = replace(batch, targets={**batch.targets, key: batch.targets[key] * torch.inf})
     assert trainer.weighting.backward(trainer.objectives(broken)).isnan()[place]
+    reused = trainer.weighting.backward(trainer.objectives(without))
+    assert torch.allclose(reused[known], again[known]) and reused[place] == 0
+    nothing = replace(batch, weights={key: torch.zeros_like(value) for key, value in batch.targets.items()})
+    assert not trainer.weighting.backward(trainer.objectives(nothing)).any()
     assert torch.allclose(trainer.weighting.backward(trainer.objectives(batch)), again)

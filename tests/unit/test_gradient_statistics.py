@@ -131,6 +131,18 @@ def test_cosines_have_no_unit(scale: float) -> None:
     assert metrics["gradient/a/cosine"] == pytest.approx(-0.6, rel=1e-5) and metrics["gradient/b/norm"] == pytest.approx(scale)
 
 
+def test_nothing_is_left_of_an_epoch_that_has_ended_nor_of_one_before_a_state_was_loaded() -> None:
+    statistics = GradientStatistics(["a", "b"])
+    for _ in range(100):
+        statistics.add(torch.eye(2), torch.ones(2, dtype=torch.bool))
+    assert statistics.end_epoch() and statistics.cosines is not None
+    assert statistics.end_epoch() == {} and statistics.cosines is None
+    for _ in range(100):
+        statistics.add(torch.eye(2), torch.ones(2, dtype=torch.bool))
+    statistics.load_state_dict(None)
+    assert statistics.end_epoch() == {} and statistics.summary() is None
+
+
 def test_an_epoch_has_its_own_means_and_the_whole_those_of_all() -> None:
     statistics, active = GradientStatistics("ab"), torch.ones(2, dtype=torch.bool)
     assert statistics.end_epoch() == {} and statistics.summary() is None

@@ -123,14 +123,16 @@ def test_the_default_is_on_the_scale_of_its_weights() -> None:
     assert method.shown(weights, ones(3)[1]).sum() > 3.1
 
 
-@pytest.mark.parametrize("name", ["UPGrad", "MGDA", "TrimmedMean", "ConFIG", "GradDrop", "Mean"])
+@pytest.mark.parametrize("name", ["UPGrad", "MGDA", "TrimmedMean", "ConFIG", "GradDrop", "Mean", "FairGrad"])
 def test_tasks_without_labels_are_not_there(name: str) -> None:
     active = torch.tensor([True, False, True, True, True])
     jacobian = steps(5)[0].masked_fill(~active[:, None], 0)
-    update, weights = make(name, 5).aggregate(jacobian, torch.ones(5, dtype=torch.float64), active)
-    expected, others = make(name, 4).aggregate(jacobian[active], *ones())
+    method, without = make(name, 5), make(name, 4)
+    update, weights = method.aggregate(jacobian, torch.ones(5, dtype=torch.float64), active)
+    expected, others = without.aggregate(jacobian[active], *ones())
     torch.testing.assert_close(update, expected)
     torch.testing.assert_close(weights[active], others)
+    torch.testing.assert_close(method.shown(weights, active)[active], without.shown(others, ones()[1]))
     assert weights[1] == 0
     update, weights = make(name, 5).aggregate(torch.zeros(5, 15), torch.ones(5, dtype=torch.float64), ~ones(5)[1])
     assert not update.any() and not weights.any()

@@ -17,10 +17,11 @@ from mtl_runner.batch import Batch
 from mtl_runner.config.schema import problems
 from mtl_runner.trainer import Step, Trainer
 from mtl_runner.weighting.base import Objectives
-from mtl_runner.weighting.gradient import GramianWeighting, Tasks
+from mtl_runner.weighting.gradient import GramianWeighting
 from mtl_runner.weighting.modo import MoDo
 from mtl_runner.weighting.sdmgrad import SDMGrad
 from mtl_runner.weighting.simplex import OnSimplex, project
+from mtl_runner.weighting.tasks import Tasks
 
 MakeConfig = Callable[..., DictConfig]
 CLASSES: dict[str, Callable[..., GramianWeighting]] = {"modo": MoDo, "sdmgrad": SDMGrad}

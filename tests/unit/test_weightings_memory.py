@@ -1,5 +1,6 @@
 """GradDrop, MoCo, DB-MTL and ExcessMTL on long trajectories, against TorchJD or the papers' loops on plain vectors."""
 
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -244,6 +245,10 @@ def test_tasks_without_labels_are_not_there_and_lose_nothing(option: str) -> Non
         expected, others = without.aggregate(jacobian[~absent], losses[~absent], on(3))
         torch.testing.assert_close(update, expected, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(weights[~absent], others, rtol=1e-4, atol=1e-6)
+        shown = method.shown(weights, ~absent)
+        torch.testing.assert_close(shown[~absent], without.shown(others, on(3)), rtol=1e-4, atol=1e-6)
+        heads = method.private(weights, losses.where(~absent, 1), ~absent)
+        torch.testing.assert_close(heads[~absent], without.private(others, losses[~absent], on(3)), rtol=1e-4, atol=1e-6)
         assert (weights[absent] == 0).all()
     for memory in (module for module in method.modules() if isinstance(module, Memory)):
         assert (memory.rows[absent] == 0).all() and (memory.steps == torch.where(absent, 0, 20)).all()
@@ -291,11 +296,7 @@ def test_a_batch_without_any_label_moves_nothing(option: str) -> None:
     method = make(option, 3)
     steps = list(trajectory(3, steps=4))
     method.aggregate(*steps[0], on(3))
-    before = {key: value for key, value in method.state_dict().items() if "draws" not in key and key != "taken"}
-    before = {
-        key: {k: v.clone() for k, v in value.items()} if isinstance(value, dict) else value.clone()
-        for key, value in before.items()
-    }
+    before = copy.deepcopy({key: value for key, value in method.state_dict().items() if "draws" not in key and key != "taken"})
     update, weights = method.aggregate(torch.zeros(3, 30), torch.ones(3, dtype=torch.float64), ~on(3))
     assert not update.any() and not weights.any()
     after = method.state_dict()
@@ -372,3 +373,88 @@ def test_a_trainer_that_goes_on_from_a_file_is_the_one_that_never_stopped(
     assert one.epoch() == other.epoch()
     assert one.progress.skipped == 0
     assert same(one.model.state_dict(), other.model.state_dict()) and same(one.state_dict(), other.state_dict())
+
+
+@each_memory
+def test_memory_starts_anew_where_tasks_are_grouped_in_another_way(option: str, make_config: Callable[..., DictConfig]) -> None:
+    """Other clusters over the same encoders: as many parameters, under the same names."""
+    groups = "sharing.groups=[[yes,sort],[size,pair]]"
+    trainer = trainer_on(made(), make_config(f"weighting={option}", "sharing=clustered", groups, "trainer.batch_size=16"))
+    memory = next(module for module in trainer.weighting.modules() if isinstance(module, Memory))
+    for epoch in (1, 2):
+        trainer.epoch()
+        assert memory.steps.tolist() == [4 * epoch] * 4
+    sizes = [parameter.numel() for parameter in trainer.shared]
+    trainer.model.sharing._assign([0, 1, 0, 1])
+    trainer.epoch()
+    assert [parameter.numel() for parameter in trainer.shared] == sizes and memory.steps.tolist() == [4] * 4
+    first, second = memory.rows.split(sum(sizes) // 2, dim=1)
+    assert first.any(1).tolist() == [True, False, True, False] and second.any(1).tolist() == [False, True, False, True]
+    trainer.epoch()
+    assert memory.steps.tolist() == [8] * 4
+
+
+@each_memory
+def test_memory_starts_anew_where_a_tree_is_found(option: str, make_config: Callable[..., DictConfig]) -> None:
+    """With one stage, all copies of which are one stacked module, what is shared has the same names before and after."""
+    given = ("sharing=ltb", "sharing.copies=2", "sharing.search_epochs=1", "encoder.hidden=[6]", "trainer.batch_size=16")
+    trainer = trainer_on(made(), make_config(f"weighting={option}", *given))
+    memory = next(module for module in trainer.weighting.modules() if isinstance(module, Memory))
+    with torch.no_grad():
+        trainer.model.sharing.task_theta[:2, 0] = trainer.model.sharing.task_theta[2:, 1] = 9
+    for steps in (4, 4, 8):
+        trainer.epoch()
+        assert memory.steps.tolist() == [steps] * 4
+
+
+def test_memory_starts_anew_where_other_parameters_are_shared(make_config: Callable[..., DictConfig]) -> None:
+    """As many, in a mode that keeps no assignment."""
+    trainer = trainer_on(made(), make_config("weighting=moco", "encoder.hidden=[6,6]"))
+    sharing, memory = trainer.model.sharing, trainer.weighting.memory
+    for stage, anew in ((0, True), (0, False), (1, True), (1, False)):
+        sharing.shared = lambda stage=stage: list(sharing.encoder.stages[stage].parameters())
+        trainer.look_at_what_is_shared()
+        assert (memory.rows is None) == anew
+        memory.begin(torch.ones(4, sum(parameter.numel() for parameter in trainer.shared)), on(4))
+
+
+@each_memory
+@pytest.mark.parametrize("stop", [1, 2])
+def test_a_run_that_goes_on_remembers_the_grouping(
+    option: str, stop: int, make_config: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    """Whether it stopped before the tasks changed clusters or after."""
+    config = make_config(f"weighting={option}", "sharing=clustered", "sharing.groups=[[yes,sort],[size,pair]]")
+    one, other = trainer_on(made(), config), trainer_on(made(), config)
+    for trainer in (one, other):
+        sharing = trainer.model.sharing
+        sharing.before_epoch = lambda epoch, sharing=sharing: sharing._assign([0, 1, 1, 1] if epoch == 2 else sharing.labels)
+    for _ in range(stop):
+        one.epoch()
+    torch.save({"model": one.model.state_dict(), "trainer": one.state_dict()}, tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    other.model.load_state_dict(state["model"])
+    other.load_state_dict(state["trainer"])
+    for _ in range(2):
+        assert one.epoch() == other.epoch()
+    assert same(one.state_dict(), other.state_dict())
+
+
+def test_a_checkpoint_that_knows_no_grouping_keeps_what_it_remembers() -> None:
+    memory = Memory(2)
+    memory.begin(torch.ones(2, 3), on(2))[0].fill_(1)
+    state = memory.state_dict()
+    del state["_extra_state"]["grouping"]
+    other = Memory(2)
+    other.regroup(("first",))
+    other.load_state_dict(state)
+    other.regroup(("second",))
+    assert torch.equal(other.begin(torch.ones(2, 3), on(2))[0], torch.ones(2, 3)) and other.steps.tolist() == [2, 2]
+    other.regroup(("second",))
+    assert other.begin(torch.ones(2, 3), on(2))[0].all()
+    again = Memory(2)
+    again.load_state_dict(other.state_dict())
+    for each in (other, again):
+        each.regroup(("third",))
+        assert each.rows is None
+    assert not other.begin(torch.ones(2, 3), on(2))[0].any() and other.steps.tolist() == [1, 1]

@@ -208,6 +208,13 @@ def test_pairs_with_a_task_that_has_no_labels_or_no_gradient_keep_their_average(
     assert found[1] == 0 and found[3] == 1 and (found[on] > 1).any()
 
 
+def test_two_tasks_of_which_one_has_no_gradient_keep_their_average() -> None:
+    method = GradVac(["a", "b"], beta=0.5)
+    method.averages.fill_(0.4)
+    found = weights(method, torch.diag(torch.tensor([4.0, 0.0], dtype=torch.float64)))
+    assert (method.averages == 0.4).all() and found.tolist() == [1, 1]
+
+
 def test_a_batch_reads_the_averages_and_leaves_them() -> None:
     gramian = torch.tensor([[4.0, -1.0], [-1.0, 9.0]], dtype=torch.float64)
     method = GradVac(["a", "b"])
