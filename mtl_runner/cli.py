@@ -21,9 +21,13 @@ def run_main() -> None:
 
 def app_main() -> None:
     """``mtl``: the Typer application."""
-    from mtl_runner.commands.app import app
+    sys.exit(_report(lambda: _app(sys.argv[1:])))
 
-    sys.exit(_report(lambda: app(sys.argv[1:], standalone_mode=True)))
+
+def _app(arguments: Sequence[str]) -> int:
+    from mtl_runner.commands.app import call
+
+    return call(arguments)
 
 
 def _hydra(arguments: Sequence[str]) -> int:

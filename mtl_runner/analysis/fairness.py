@@ -68,6 +68,10 @@ def _budget(groups: Sequence[RunGroup]) -> Finding:
         most = [quoted(name) for name, epochs in second.items() if epochs == max(second.values())]
         each = by_value({name: str(epochs) for name, epochs in second.items()})
         differ.append(f"epochs of a second phase {each}; {listed(most)} {'has' if len(most) == 1 else 'have'} more")
+    if longer := sum(run.extended for run in _runs(groups)):
+        differ.append(
+            f"{longer} of {len(_runs(groups))} runs began with a smaller one, whose schedule their first epochs followed"
+        )
     if differ:
         return Finding(False, f"budget: not the same in all groups: {'; '.join(differ)}")
     settings = groups[0].runs[0].settings

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+TRIAL = "trial"
+"""The state of a trial of a search that is finished: a run that never sees the test part."""
+TRIAL_FILE = "validation_metrics.json"
+"""What it has in place of test metrics."""
 _PAGE = 1000
 
 
@@ -44,7 +48,7 @@ class Candidate:
     """A run that was found, finished or not."""
 
     state: str
-    """As in ``status.json``."""
+    """As in ``status.json``, or ``TRIAL``."""
     job: str = ""
     """What identifies it whenever it runs."""
     result: Result | None = None
@@ -56,6 +60,8 @@ def on_disk(folder: Path) -> Candidate:
     try:
         status = record.read(folder).status
         state, job = results.said(status["state"]), results.said(status.get("job") or "")
+        if state == "finished" and (folder / TRIAL_FILE).exists():
+            return Candidate(TRIAL, job)
         return Candidate(state, job, results.read(folder) if state == "finished" else None)
     except (UserError, *results.BROKEN):
         return Candidate("unreadable")

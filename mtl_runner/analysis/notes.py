@@ -5,6 +5,7 @@ from math import isfinite
 
 from mtl_runner.analysis import statistics
 from mtl_runner.analysis.comparison import Comparison, Group, Paired
+from mtl_runner.analysis.report.columns import shown
 from mtl_runner.analysis.report.words import p_is
 from mtl_runner.analysis.tables import Tables
 from mtl_runner.analysis.values import AVERAGE, differences
@@ -54,7 +55,7 @@ def _pair(comparison: Comparison) -> tuple[Group | None, str | None]:
 
 
 def _said(paired: Paired) -> str:
-    return f"{paired.difference.mean:+.4f} ± {paired.difference.half:.4f}, {p_is(paired.p)}"
+    return f"{shown(paired.difference, 4, signed=True)}, {p_is(paired.p)}"
 
 
 def _needed(values: Sequence[float], tests: int, tables: Tables) -> str:

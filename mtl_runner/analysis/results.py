@@ -54,7 +54,9 @@ class Result:
     rows: Mapping[str, int] = field(default_factory=dict)
     """Of each part, all streams together; empty where the run does not say."""
     job: str = ""
-    """What identifies it, whenever it ran; empty where the run does not say."""
+    """What identifies it, whenever it ran; empty where the run does not say, or is none that its budget makes."""
+    extended: bool = False
+    """Whether its first epochs followed the schedule of a smaller budget: it is not the job that has the larger one."""
     ended: str = ""
     """When, in UTC."""
     commit: str = ""
@@ -92,7 +94,7 @@ def _read(folder: Path) -> Result:
     config, status = run.config, run.status
     test, data = (_json(folder / name) for name in ("test_metrics.json", "data.json"))
     settings = flat(config, status.get("choices", {}))
-    tracked = journal.read(folder)
+    tracked, longer = journal.read(folder), record.extended(status, config)
     return Result(
         id=tracked.run_id if tracked and tracked.run_id else "/".join(folder.absolute().parts[-2:]),
         folder=folder,
@@ -110,7 +112,8 @@ def _read(folder: Path) -> Result:
         fingerprint=said(data.get("fingerprint") or ""),
         looks=None if (looks := status.get("test_reads")) is None else int(looks),
         rows={part: int(sum(streams.values())) for part, streams in data.get("rows", {}).items()},
-        job=said(status.get("job") or ""),
+        job="" if longer else said(status.get("job") or ""),
+        extended=longer,
         ended=said(status.get("ended") or ""),
         commit=said(status.get("commit") or ""),
         version=said(status.get("version") or ""),

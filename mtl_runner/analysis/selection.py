@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtl_runner.analysis import results
-from mtl_runner.analysis.mlflow_search import Candidate, Wanted, on_disk, searched
+from mtl_runner.analysis.mlflow_search import TRIAL, TRIAL_FILE, Candidate, Wanted, on_disk, searched
 from mtl_runner.analysis.results import Result
 from mtl_runner.errors import UserError
 from mtl_runner.tracking import locate
@@ -17,8 +17,10 @@ from mtl_runner.tracking import locate
 HOME = Path("runs")
 SWEEP = "sweep.json"
 """What a sweep writes of its jobs."""
-_STATES = {"running": "running or killed"}
-"""What a killed run cannot write of itself."""
+SEARCH_LOCK = "study.lock"
+"""What a search has in its folder from its begin on."""
+_STATES = {"running": "running or killed", TRIAL: "of a search (no trial sees the test part)"}
+"""What a killed run cannot write of itself, and what has no word of its own."""
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -46,7 +48,17 @@ def select(wanted: Wanted) -> Selection:
     name = wanted.study or wanted.sweep or wanted.experiment or "/".join(Path(what[0]).parts[-2:] if what else ["runs"])
     if not found:
         raise UserError(f"{name}: there is no run to compare")
+    if not any(each.result for each in found) and any(each.state == TRIAL for each in found):
+        raise UserError(f"{name}: trials of a search never see the test part; {_instead_of_trials(wanted)}")
     return _selection(name, found)
+
+
+def _instead_of_trials(wanted: Wanted) -> str:
+    """What of a search can be compared; its folder is named where that is the one that was given."""
+    place = next((place for each in wanted.what for place in (Path(each), HOME / each) if place.is_dir()), HOME / "tune" / "NAME")
+    front = sorted((place / "front").glob("*.yaml"))
+    folder, name = (front[0].parent, front[0].stem) if front else (place, "best")
+    return f"run what it has found, and compare these runs: mtl-run -cd {folder} -cn {name} -m 'seed=range(5)'"
 
 
 def _selection(name: str, found: Sequence[Candidate]) -> Selection:
@@ -73,13 +85,34 @@ def _identity(run: Result) -> str:
 
 
 def newest_sweep(home: Path) -> Path:
-    """The last by name, which is its time; ``UserError`` where there is none."""
-    sweeps = {path.parent.parent for path in home.glob("*/*/*/status.json")} | {path.parent for path in home.glob(f"*/*/{SWEEP}")}
-    if not sweeps:
+    """The last that began, wherever it lies; ``UserError`` where there is none. A search is none."""
+    sweeps = {path.parent.parent for path in home.glob("*/*/*/status.json")}
+    sweeps |= {path.parent for pattern in (f"*/{SWEEP}", f"*/*/{SWEEP}") for path in home.glob(pattern)}
+    began = {sweep: _began(sweep) for sweep in sweeps if not _is_search(sweep)}
+    if not began:
         raise UserError(
             f"there is no sweep in {home.absolute()}; name run folders, sweep folders, MLflow run ids or --experiment"
         )
-    return max(sweeps)
+    return max(began, key=lambda sweep: (began[sweep], str(sweep)))
+
+
+def _is_search(place: Path) -> bool:
+    """Whether its runs are trials, which see no test part; the lock is there before the first has ended."""
+    return (place / SEARCH_LOCK).exists() or any(place.glob(f"*/{TRIAL_FILE}"))
+
+
+def _began(sweep: Path) -> str:
+    """When, as UTC in ISO format: what it says itself, or else its first run; empty where neither can be read."""
+    if said := _says_start(sweep / SWEEP):
+        return said
+    return min(filter(None, (_says_start(file) for file in sweep.glob("*/status.json"))), default="")
+
+
+def _says_start(file: Path) -> str:
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["started"])
+    except results.BROKEN:
+        return ""
 
 
 def _named(what: str, uri: str | None) -> Iterator[Candidate]:

@@ -6,12 +6,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from mtl_runner.build.optimizing import torchs
 from mtl_runner.build.words import Node
 from mtl_runner.config import WITHOUT_EFFECT, plug
 from mtl_runner.config.schema import plain
+from mtl_runner.imbalance.base import Criterion
 from mtl_runner.sharing.base import Sharing
 
-__all__ = ["WITHOUT_EFFECT", "job_hash", "uncoupled"]
+__all__ = ["WITHOUT_EFFECT", "job_hash", "paced", "uncoupled"]
 
 
 def uncoupled(config: DictConfig | Node) -> bool:
@@ -19,6 +21,19 @@ def uncoupled(config: DictConfig | Node) -> bool:
     values = plain(config)
     sharing: type[Sharing] = plug(values["sharing"], "sharing", values["allow_modules"]).func  # type: ignore[assignment]
     return sharing.independent
+
+
+def paced(config: Node) -> bool:
+    """Whether what an epoch does depends on the budget: its schedule is given one, or a strategy looks at it before each epoch.
+
+    A run that went on with a larger one is not the same then as a run that had it from the start.
+    """
+    modules = config.get("allow_modules") or []
+    scheduler, strategies = config.get("scheduler"), (config.get("imbalance") or {}).values()
+    if scheduler and not torchs(plug(scheduler, "scheduler", modules).func):
+        return True
+    hooks = (getattr(plug(each, "imbalance", modules).func, "before_epoch", None) for each in strategies)
+    return any(hook not in (None, Criterion.before_epoch) for hook in hooks)
 
 
 def job_hash(config: DictConfig | Node) -> str:

@@ -24,5 +24,9 @@ def make_optimizer(config: Node, groups: list[dict[str, Any]], epochs: int) -> t
     if not config["scheduler"]:
         return optimizer, None
     schedule = plug(config["scheduler"], "scheduler", config["allow_modules"])
-    theirs = schedule.func.__module__.partition(".")[0] == "torch"  # torch's take the optimizer only
-    return optimizer, schedule(optimizer) if theirs else schedule(optimizer, epochs)
+    return optimizer, schedule(optimizer) if torchs(schedule.func) else schedule(optimizer, epochs)
+
+
+def torchs(scheduler: object) -> bool:
+    """Whether a schedule is one of torch's, which take the optimizer alone; others are given the budget."""
+    return str(scheduler.__module__).partition(".")[0] == "torch"

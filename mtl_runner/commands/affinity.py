@@ -1,5 +1,7 @@
 """``mtl affinity``: how related the tasks of a configuration are, and which of them should share a network."""
 
+import re
+import shlex
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any
 
 import typer
 from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
@@ -15,9 +18,12 @@ from mtl_runner.commands.composed import CONFIG_NAME, task_config
 from mtl_runner.config.schema import plain
 from mtl_runner.errors import UserError, choices, nearest
 
+Line = tuple[Sequence[str], Path | None, str | None]
+"""Overrides as for ``mtl-run``, a folder of further configurations, the name of the primary one."""
+
 
 def affinity(
-    line: tuple[Sequence[str], Path | None, str | None],
+    line: Line,
     methods: Sequence[str],
     budget: int,
     output: Path | None,
@@ -27,14 +33,18 @@ def affinity(
     """Measures, writes and shows; a measure that is ready is written before the next one begins.
 
     Args:
-        line: overrides as for ``mtl-run``, a folder of further configurations, the name of the primary one.
+        line: what the configuration is made of.
         methods: names of measures; none: all.
         budget: the largest number of networks.
         output: the folder; otherwise ``affinity/<dataset>``.
         every: steps from one look at the shared network to the next.
         step_size: of the lookahead.
     """
-    node = _configuration(_arguments(*line))
+    if wrong := next((name for name in methods if "=" in name), None):
+        raise UserError(
+            f"-m {wrong}: -m is --method here, and takes the name of a measure; without it: mtl affinity {shlex.quote(wrong)}"
+        )
+    node, places = _configuration(_arguments(*line))
     from mtl_runner.affinity import MEASURES, measured, show, write
     from mtl_runner.build.words import option
 
@@ -55,7 +65,28 @@ def affinity(
     OmegaConf.save(OmegaConf.create(node), folder / "config.yaml")
     typer.echo(f"tables, pictures and groups: {folder}")
     if names:
-        typer.echo(f"train with one of them: mtl-run --config-dir {folder} sharing=grouped_by_{names[-1]} …")
+        words = _training(line, places, folder, f"sharing=grouped_by_{names[-1]}")
+        typer.echo(f"train with one of them: {shlex.join(['mtl-run', *words])}")
+
+
+def _training(line: Line, places: Sequence[str], folder: Path, option: str) -> list[str]:
+    """The arguments of ``mtl-run`` for the same configuration with ``option``, which lies in ``folder``.
+
+    ``--config-dir`` takes one folder. Where it is the user's, ``folder`` follows the ``places`` of ``hydra.searchpath``.
+    """
+    overrides, config_dir, config_name = line
+    listed = ",".join(_quoted(place) for place in (*places, f"file://{folder}"))
+    path = [f"hydra.searchpath=[{listed}]"] if config_dir else []
+    new = {"sharing", *(["hydra.searchpath"] if path else [])}
+    kept = [each for each in overrides if each.lstrip("+~").partition("=")[0].partition("@")[0] not in new]
+    kept = [each for each in kept if not each.lstrip("+~").startswith("sharing.")]  # keys of another option
+    flags = ["--config-dir", str(config_dir or folder), *(["--config-name", config_name] if config_name else [])]
+    return [*flags, *path, option, *kept]
+
+
+def _quoted(place: str) -> str:
+    """As an element of one of Hydra's lists."""
+    return place if re.fullmatch(r"[\w./:-]+", place, re.ASCII) else QuotedString(place, Quote.double).with_quotes()
 
 
 def _arguments(overrides: Sequence[str], config_dir: Path | None, config_name: str | None) -> Namespace:
@@ -66,10 +97,10 @@ def _arguments(overrides: Sequence[str], config_dir: Path | None, config_name: s
     return args
 
 
-def _configuration(args: Namespace) -> dict[str, Any]:
-    """What one run would get, checked."""
+def _configuration(args: Namespace) -> tuple[dict[str, Any], list[str]]:
+    """What one run would get, checked; and the places that it adds to Hydra's search path."""
     with precheck.checked(args, runs=True) as (hydra, found):
         if found.master is not None:
             raise UserError("mtl affinity looks at one configuration, and this one is a sweep")
         config = hydra.compose_config(args.config_name or CONFIG_NAME, args.overrides, run_mode=RunMode.RUN)
-        return plain(task_config(config))
+        return plain(task_config(config)), list(config.hydra.searchpath)

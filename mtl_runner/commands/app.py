@@ -1,9 +1,13 @@
 """``mtl``: everything around a run. Each command imports what it needs when it is called."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from mtl_runner.commands.flags import check_once
+from mtl_runner.errors import UserError, choices, nearest
 
 app = typer.Typer(
     name="mtl",
@@ -21,6 +25,37 @@ Allowed = Annotated[
 ]
 Stream = Annotated[str | None, typer.Option("--stream", metavar="NAME", help="Of a run with several input streams: which one.")]
 FORWARD = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+def call(arguments: Sequence[str]) -> int:
+    """Does what ``mtl ARGUMENTS`` asks for; returns the exit code.
+
+    Raises:
+        UserError: a command, an option or an argument is wrong; the command's own errors.
+    """
+    check_once(arguments)
+    name, known = next(iter(arguments), "--help"), [each.callback.__name__ for each in app.registered_commands if each.callback]
+    if not name.startswith("-") and name not in known:
+        raise UserError(f"{name}: there is no such command; there are {choices(known)}{nearest(name, known)}")
+    try:
+        return app(arguments or [name], standalone_mode=False) or 0
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        if not isinstance(error, _USAGE_ERROR):
+            raise
+        raise UserError(_usage(error)) from None
+
+
+_USAGE_ERROR: Any = typer.BadParameter.__base__
+"""Click's UsageError; some versions of Typer bring a copy of Click and no name for this."""
+
+
+def _usage(error: Any) -> str:
+    """What Click says below four lines of usage."""
+    said, command = " ".join(error.format_message().split()).rstrip("."), error.ctx.command_path if error.ctx else "mtl"
+    said = said.replace("Input should be", "must be").replace("a valid integer, unable to parse string as an", "an")
+    return f"{command}: {said[:1].lower()}{said[1:]}; `{command} --help` has more"
 
 
 @app.command(context_settings=FORWARD)

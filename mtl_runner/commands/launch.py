@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 
 from mtl_runner.commands import precheck
 from mtl_runner.commands.composed import CONFIG_NAME
+from mtl_runner.commands.flags import Flags
 from mtl_runner.commands.job import Job, say_how_to_go_on
 from mtl_runner.commands.messages import explained, first_line
 from mtl_runner.commands.usage import usage
@@ -27,9 +28,8 @@ def launch(arguments: Sequence[str]) -> int:
         from mtl_runner.commands.resume import resume
 
         return resume(arguments)
-    parser = get_args_parser()
-    parser.prog = "mtl-run"
-    args = parser.parse_intermixed_args(list(arguments))  # flags may stand between the overrides
+    parser = Flags("mtl-run --hydra-help", prog="mtl-run", description="Hydra", parents=[get_args_parser()], add_help=False)
+    args = parser.read(arguments)
     _check_flags(args)
     shows = bool(args.help or args.hydra_help or args.cfg or args.info)
     adds = args.config_dir or args.config_path or args.config_name or args.overrides  # to what is ours, which is safe to show

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from mtl_runner.commands.allowed import allowed_modules
 from mtl_runner.commands.composed import CONFIG_NAME, hydra_of, prepare_tracking, searchpath, task_config, there, tracking
+from mtl_runner.commands.elsewhere import TUNES
 from mtl_runner.commands.messages import explained
 from mtl_runner.commands.safety import check_hydra_node, check_searchpath
 from mtl_runner.commands.sweeping.apart import warm_up
@@ -24,7 +25,7 @@ from mtl_runner.commands.sweeping.composing import Composer
 from mtl_runner.commands.sweeping.grid import GridJob, is_grid
 from mtl_runner.commands.sweeping.launchers import check_commands
 from mtl_runner.config import plug, problems
-from mtl_runner.config.plugs import GROUPS
+from mtl_runner.config.plugs import GROUPS, SEARCH
 from mtl_runner.errors import UserError
 
 
@@ -64,6 +65,8 @@ def _check(hydra: Hydra, args: Namespace, runs: bool) -> Checked:
         check_commands(master.hydra.launcher, args.overrides)
     if not runs:
         return Checked()
+    if SEARCH in master:
+        raise UserError(TUNES)
     swept = mode == RunMode.MULTIRUN
     if not swept or not is_grid(master):  # the configuration without the swept values stands for what a sweeper will make
         if wrong := _problems(master, allowed):

@@ -30,6 +30,8 @@ def resume(arguments: Sequence[str]) -> int:
 
     try:
         with only_here(folder):
+            if budget:
+                _note_budget(folder, allowed)
             run.resume(folder, epochs=budget.get("epochs"), steps=budget.get("steps"), allowed=allowed)
     except KeyboardInterrupt:
         from mtl_runner.commands.job import say_how_to_go_on
@@ -39,13 +41,23 @@ def resume(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _note_budget(folder: Path, allowed: Sequence[str]) -> None:
+    """Keeps in ``status.json`` what the schedule of the first epochs was planned for, where it depends on that."""
+    from mtl_runner.build.identity import paced
+    from mtl_runner.folder import RunFolder
+
+    run = RunFolder(folder)
+    if paced(node := run.read_config(allowed)) and "planned" not in run.read_json("status.json"):
+        run.status(planned={key: node["trainer"][key] for key in ("epochs", "steps")})
+
+
 def _run_folder(typed: str) -> Path:
     folder = Path(typed.strip("'\"")).expanduser()
     if not folder.is_dir():
         raise UserError(f"resume={typed}: there is no such folder")
     if not (folder / "config.yaml").is_file():
         raise UserError(f"resume={typed}: is no run folder; a run folder holds config.yaml and checkpoints/")
-    return folder
+    return folder.absolute()  # as the folder of a new run is
 
 
 def _number(argument: str, value: str) -> int:

@@ -55,9 +55,11 @@ def study(name: str, home: Path, overrides: Sequence[str], sweep: Path | None, o
 
 def _file(name: str, home: Path) -> Path:
     file = home / f"{name}.yaml"
+    if not home.is_dir():
+        raise UserError(f"study {name}: there is no folder {home.absolute()}; -cd DIR names the one that holds {name}.yaml")
     if not file.is_file():
         known = sorted(path.stem for path in home.glob("*.yaml") if "\n  - tune\n" not in path.read_text(encoding="utf-8"))
-        there = f"there are {choices(known)}{nearest(name, known)}" if known else "there is none in it"
+        there = f"there are {choices(known)}{nearest(name, known)}" if known else f"there is none in {home}"
         raise UserError(f"study {name}: there is no {file}; {there}")
     return file
 

@@ -1,7 +1,9 @@
 """``mtl tune``: searches for good values by the validation part, and writes the best as a configuration."""
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
+
+from mtl_runner.commands.flags import Flags
 
 USAGE = """\
 Tries values of keys and options until the study has its trials; the same command goes on with it.
@@ -16,14 +18,15 @@ Tries values of keys and options until the study has its trials; the same comman
 
 def tune(arguments: Sequence[str]) -> int:
     """Does what ``mtl tune ARGUMENTS`` asks for; returns the exit code."""
-    args = _parser().parse_intermixed_args(list(arguments))
+    args = _parser().read(arguments)
     from mtl_runner.commands.searching.running import search
 
     return search(args.config_name, args.config_dir, args.overrides)
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+def _parser() -> Flags:
+    parser = Flags(
+        "mtl tune --help",
         prog="mtl tune",
         usage="mtl tune [group=option ...] [key=value ...] [-cd DIR] [-cn NAME]",
         description=USAGE,

@@ -123,9 +123,17 @@ def _key_problems(cls: type, values: Mapping[str, Any], key: str, group: str) ->
             allowed = f"it has {choices(known)}" if known else "it has none"
             lines.append(f"{key}.{name}: {cls.__name__} has no such key; {allowed}{nearest(name, known)}")
         else:
-            lines += complaints(f"{key}.{name}", value, annotations.get(name, Any))
+            bare = _bare_types(value) if (key, name) == ("dataset", "tasks") else []
+            lines += bare or complaints(f"{key}.{name}", value, annotations.get(name, Any))
     missing = [name for name, each in known.items() if each.default is each.empty and name not in values]
     return lines + [f"{key}.{name}: is missing; give {key}.{name}=…" for name in missing]
+
+
+def _bare_types(tasks: Any) -> list[str]:
+    """A line for ``{fraud:binary}``, the short form that one expects."""
+    bare = {name: kind for name, kind in tasks.items() if isinstance(kind, str)} if isinstance(tasks, Mapping) else {}
+    form = ",".join(f"{name}:{{type:{kind}}}" for name, kind in bare.items())
+    return [f"dataset.tasks.{name}={kind}: must be a mapping: {{{form}}}" for name, kind in list(bare.items())[:1]]
 
 
 def _signature(cls: type) -> list[inspect.Parameter]:

@@ -157,6 +157,8 @@ def mapping_problems(values: Mapping[str, Any], schema: type, prefix: str = "") 
             lines.append(f"{key}: no such key; there are {choices(fields)}{nearest(name, fields)}")
         elif (inner := _dataclass(types[name])) is not None and isinstance(value, Mapping):
             lines += mapping_problems(value, inner, f"{key}.")
+        elif inner is not None and isinstance(value, str) and (first := _first_required(inner)):
+            lines.append(f"{key}={value}: must be a mapping: {{{first}:{value}}}")
         else:
             lines += complaints(key, value, types[name])
     required = [name for name, each in fields.items() if _required(each) and name not in values]
@@ -172,7 +174,13 @@ def _missing(value: Any, key: str = "") -> list[str]:
 
 def _dataclass(annotation: Any) -> type | None:
     """The dataclass that ``annotation`` is, or that it allows beside null."""
-    return next((each for each in (annotation, *typing.get_args(annotation)) if dataclasses.is_dataclass(each)), None)  # type: ignore[return-value]
+    types = (each for each in (annotation, *typing.get_args(annotation)) if isinstance(each, type))
+    return next(filter(dataclasses.is_dataclass, types), None)
+
+
+def _first_required(schema: type) -> str | None:
+    """The field that a text in place of the whole is most likely meant for."""
+    return next((each.name for each in dataclasses.fields(schema) if _required(each)), None)
 
 
 def _required(each: dataclasses.Field[Any]) -> bool:

@@ -87,14 +87,18 @@ def _adapter(annotation: Any) -> Any:
 
 
 def _lines(key: str, value: Any, errors: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line for each place in ``value``: what the members of a union say of it is joined by "or"."""
+    """One line for each place in ``value``: what the members of a union say of it is joined by "or".
+
+    Where one of them has something against a part, the whole is of the kind that this one takes: what others say is left out.
+    """
     places: dict[str, list[str]] = {}
     for error in errors:
         if error["type"] != "needs_python_object":  # a tensor, say: nothing that one types can be that
             place, said = _said(key, value, error)
             if said not in places.setdefault(place, []):
                 places[place].append(said)
-    return [f"{place}: {' or '.join([said[0], *map(_more, said[1:])])}" for place, said in places.items()]
+    inner = [place for place in places if not any(other.startswith(f"{place.partition('=')[0]}.") for other in places)]
+    return [f"{place}: {' or '.join([places[place][0], *map(_more, places[place][1:])])}" for place in inner]
 
 
 def _more(said: str) -> str:

@@ -182,6 +182,12 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def extended(status: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether its first epochs followed a budget (``planned``, of runs for which this matters) that is not the one it has."""
+    planned = status.get("planned") or {}
+    return any(config["trainer"].get(key) != value for key, value in planned.items())
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """What OmegaConf wrote, many times faster than it reads that; no aliases, by which a short file stands for a huge one."""
     import yaml

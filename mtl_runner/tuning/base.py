@@ -20,6 +20,8 @@ AVERAGE = "average"
 """The objective that is no task: the validation average."""
 CLAIMS = "running"
 """The folder in a search's by whose locks processes claim trials."""
+LOCK = "study.lock"
+"""Held in a search's folder by who looks for a trial; there from the begin on."""
 _SQLITE = "sqlite:///"
 _DATABASES = (_SQLITE, "postgresql", "mysql", "mariadb")
 

@@ -8,30 +8,29 @@ import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
-from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from mtl_runner.errors import UserError
 from mtl_runner.folder import RunFolder, now
 from mtl_runner.seeding import derive
-from mtl_runner.tuning.base import CLAIMS, Search
+from mtl_runner.tuning.base import CLAIMS, LOCK, Search
 from mtl_runner.tuning.sampling import Afresh
+from mtl_runner.tuning.trust import KILLS, check_study, usable
 
 ERROR, REASON = "error", "not_applicable"
 """Attributes of a trial: why it failed, and why its values do not go together."""
 _BEGUN = "search"
 """The attribute of a study: what it was begun with."""
-_KILLS = "kills"
 MOST_KILLS = 3
 """A trial whose process was killed so often is not tried again."""
 _PATIENCE = 60
@@ -53,26 +52,23 @@ def open_study(search: Search, configuration: Mapping[str, Any], epochs: int | N
     search.folder.mkdir(parents=True, exist_ok=True)
     begun = {"search": {"space": search.space, "objectives": list(search.objectives)}, **configuration}
     sqlite = {"connect_args": {"timeout": _PATIENCE}} if search.storage.startswith("sqlite") else {}
-    try:
-        with quiet(), FileLock(search.folder / "study.lock"):
-            study = optuna.create_study(
-                storage=RDBStorage(search.storage, engine_kwargs=sqlite),
-                sampler=sampler(search),
-                pruner=search.pruner(epochs),
-                study_name=search.name,
-                directions=["maximize"] * len(search.objectives),
-                load_if_exists=True,
-            )
-            known = study.user_attrs.get(_BEGUN)
-            if known is None:
-                study.set_user_attr(_BEGUN, begun)
-    except (SQLAlchemyError, StorageInternalError, RuntimeError, ImportError) as error:
-        said = str(error.__cause__ or error).strip().splitlines()[0]
-        raise UserError(f"search.storage={search.storage}: cannot be used ({said})") from error
+    with usable(search, Exception), quiet(), FileLock(search.folder / LOCK):
+        study = optuna.create_study(
+            storage=RDBStorage(search.storage, engine_kwargs=sqlite),
+            sampler=sampler(search),
+            pruner=search.pruner(epochs),
+            study_name=search.name,
+            directions=["maximize"] * len(search.objectives),
+            load_if_exists=True,
+        )
+        known = study.user_attrs.get(_BEGUN)
+        if known is None:
+            study.set_user_attr(_BEGUN, begun)
     if known is not None and (changed := _difference(known, json.loads(json.dumps(begun)))):
         raise UserError(
             f"{changed}: is not what the study {search.name} was begun with; take another search.name, or delete {search.folder}"
         )
+    check_study(study, search)
     return study
 
 
@@ -110,7 +106,7 @@ def next_trial(study: Study, folder: Path, trials: int) -> Iterator[Trial | None
 
     A trial is claimed by a lock on a file, which the system lifts when its process is gone: what runs without it was killed.
     """
-    with FileLock(folder / "study.lock"):
+    with FileLock(folder / LOCK):
         alive = _living(study, folder)
         trial = None
         if len(counted(study)) + alive < trials:
@@ -132,15 +128,21 @@ def next_trial(study: Study, folder: Path, trials: int) -> Iterator[Trial | None
 
 def under_way(study: Study, folder: Path) -> int:
     """How many trials are being trained by other processes."""
-    with FileLock(folder / "study.lock"):
+    with FileLock(folder / LOCK):
         return _living(study, folder)
+
+
+def leave_claims(folder: Path) -> None:
+    """Removes the folder of the claims where no process has one; the next trial makes it again."""
+    with FileLock(folder / LOCK), suppress(OSError):
+        (folder / CLAIMS).rmdir()
 
 
 def repeat(study: Study, trial: FrozenTrial, kills: int = 0) -> None:
     """Mark an interrupted trial as failed, and try its values again next."""
     study.tell(trial.number, state=TrialState.FAIL)
     if trial.params:
-        study.enqueue_trial(trial.params, user_attrs={_KILLS: kills})
+        study.enqueue_trial(trial.params, user_attrs={KILLS: kills})
 
 
 @contextmanager
@@ -174,7 +176,7 @@ def _bury(study: Study, trial: FrozenTrial, folder: Path) -> None:
     run = RunFolder(folder / str(trial.number))
     if (run.path / "status.json").exists():
         run.status(state="killed", ended=now())
-    kills = trial.user_attrs.get(_KILLS, 0) + 1
+    kills = trial.user_attrs.get(KILLS, 0) + 1
     if kills < MOST_KILLS:
         repeat(study, trial, kills)
     else:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 import yaml
 from sklearn.metrics import adjusted_rand_score
-from standins import Command
+from standins import Command, Jobs
 
 from mtl_runner.affinity import MEASURES, measured, proposed
 from mtl_runner.config.schema import plain
@@ -39,6 +40,26 @@ def test_files_and_an_option(mtl: Command, folder: Path) -> None:
     assert groups == [["task_0", "task_1"], ["task_2", "task_3"]]
 
 
+@pytest.mark.parametrize("own", ["", "-cd 'my own' -cn odd", "-cd 'my own'", "-cd . -cn listed"])
+def test_the_printed_line_can_be_used(mtl: Command, mtl_run: Command, jobs: Jobs, folder: Path, own: str) -> None:
+    """Where the configuration came from a folder of one's own, too: of two such folders Hydra takes the last."""
+    (folder / "my own/encoder").mkdir(parents=True)
+    (folder / "my own/encoder/own.yaml").write_text("defaults: [mlp]\n")
+    (folder / "my own/odd.yaml").write_text("defaults: [config, {override encoder: own}, _self_]\nname: odd\n")
+    place = f"hydra: {{searchpath: ['file://{folder}/my own']}}"
+    (folder / "listed.yaml").write_text(f"defaults: [config, {{override encoder: own}}, _self_]\n{place}\n")
+    result = mtl("affinity", "--method=labels", "-o", "out put", *shlex.split(own), *SMALL, "sharing=none")
+    assert result.code == 0, result.err
+    line = shlex.split(result.out.rpartition("train with one of them: ")[2].strip())
+    done = mtl_run(*line[1:])
+    assert line[0] == "mtl-run" and done.code == 0, done.err
+    (call,) = jobs.calls
+    assert call["choices"]["sharing"] == "grouped_by_labels" and call["config"]["name"] == (
+        "odd" if "odd" in own else "mtl_runner"
+    )
+    assert set(SMALL) < set(call["overrides"]) and call["choices"]["encoder"] == ("own" if "-cn" in own else "mlp")
+
+
 @pytest.mark.slow
 def test_the_option_runs(mtl: Command, mtl_run: Command, folder: Path) -> None:
     assert mtl("affinity", "--method=labels", *SMALL).code == 0
@@ -60,6 +81,10 @@ def test_the_same_seed_gives_the_same_tables(make_config: Callable[..., Any]) ->
     ("arguments", "said"),
     [
         (("--method", "gradient"), "did you mean 'gradients'?"),
+        (
+            ("-m", "dataset=synthetic"),
+            "-m is --method here, and takes the name of a measure; without it: mtl affinity dataset=synthetic",
+        ),
         (("sharing=sofft",), "did you mean 'soft'?"),
         (("seed=1,2",), "seed=1,2"),
         (("--config-dir", "nowhere"), "nowhere"),

@@ -57,9 +57,33 @@ def test_help_names_every_command(mtl: Command, arguments: list[str]) -> None:
         assert re.search(rf"^  {name} ", result.out + result.err, re.MULTILINE)
 
 
-def test_an_unknown_command(mtl: Command) -> None:
-    result = mtl("predictt")
-    assert result.code == 2 and "predictt" in result.err
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("predictt", "predictt: there is no such command; there are run, tune"),
+        ("runn", "(did you mean 'run'?)"),
+        ("explain a b", "mtl explain: got unexpected extra argument"),
+        ("explain", "mtl explain: missing argument 'RUN'"),
+        ("explain x --rows 0", "mtl explain: invalid value for '--rows'"),
+        ("explain x --rowz 5", "mtl explain: no such option: --rowz"),
+        ("predict x -i there.csv", "mtl predict: missing option '--output' / '-o'"),
+        ("ui --port ten", "mtl ui: invalid value for '--port'"),
+        ("affinity -k 0", "mtl affinity: invalid value for '--budget' / '-k'"),
+        (
+            "affinity -cd a -cd b",
+            "--config-dir is given more than once: a, b; one is read, others are added by 'hydra.searchpath=[file://b]'",
+        ),
+        ("tune -cn a -cn b", "--config-name is given more than once"),
+        ("study a -cd a --config-dir b", "--config-dir is given more than once"),
+        ("tune --sharing=hard", "--sharing=hard: there is no such flag; keys and groups have no dashes: sharing=hard"),
+        ("tune -cd", "-cd"),
+    ],
+)
+def test_a_mistake_is_said_in_a_line_or_two(mtl: Command, folder: Path, typed: str, said: str) -> None:
+    (folder / "there.csv").touch()
+    result = mtl(*typed.split())
+    assert result.code == 2 and said in result.err, result.err
+    assert result.err.startswith("error: ") and len(result.err.splitlines()) <= 2
 
 
 def test_predict_evaluate_and_sync_hand_over_what_was_typed(mtl: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,31 @@ MISTAKES = {
     "init_from={frozen:true}": ["init_from.run", "is missing"],
     "++resume.x=1": ["resume"],
     "weighting=[mgda,pcgrad]": ["weighting=[mgda,pcgrad]", "one option", "-m weighting="],
+    "search.trials=3": ["search.trials=3", "belongs to `mtl tune`", "mtl tune search.trials=3"],
+    "search=tpe": ["search=tpe", "mtl tune search=tpe"],
+    "+search=tpe": ["`mtl tune` takes the same arguments"],
+    "space={seed:{low:0,high:3}}": ["`mtl tune` has search.space={seed:{low:0,high:3}}"],
+    "by=sharing": ["by=sharing: is no key of a run; an option of `mtl compare`: --by"],
+    "step_size=1": ["step_size=1", "`mtl affinity`: --step-size"],
     "weighting=MGDA": ["weighting=MGDA", "upgrad", "did you mean 'mgda'?"],
+    'dataset.tasks={"fr.aud":{type:binary},"a, 1":{type:count}}': [
+        "no key in quotes, and no 'a, 1' without",
+        "a YAML file (-cd, -cn)",
+    ],
+    "dataset.tasks={τμήμα:{type:binary}}": ["no key in quotes, and no 'τμήμα' without; such a name needs a YAML file"],
+    'dataset.tasks={"fr.aud":{type:binary}}': ["Hydra takes no key in quotes; write fr.aud without them"],
+    'name={a:"b:c"': ["cannot be read as key=value; quote a value"],
+    "dataset.tasks={digit:multiclass}": ["dataset.tasks.digit=multiclass: must be a mapping: {digit:{type:multiclass}}"],
+    "init_from=runs/x": ["init_from=runs/x: must be a mapping: {run:runs/x}"],
+    "--sharing=hard": ["--sharing=hard: there is no such flag; keys and groups have no dashes: sharing=hard"],
+    "--trainer.epochs=3": ["no dashes: trainer.epochs=3"],
+    "--sharin=hard": ["--sharin=hard: there is no such flag (did you mean 'sharing=hard'?)"],
+    "--multirum": ["--multirum: there is no such flag (did you mean '--multirun'?)"],
+    "--batch-size=3": ["--batch-size=3: is no key of a run; an option of `mtl predict`: --batch-size"],
+    "--trials=9": ["--trials=9", "`mtl tune` has search.trials=9"],
+    "--multi": ["--multi: there is no such flag (did you mean '--multirun'?)"],
+    "-x": ["-x: there is no such flag; `mtl-run --hydra-help` lists them"],
+    "--cfg=jobb": ["--cfg", "jobb", "all"],
 }
 
 
@@ -87,6 +111,12 @@ def test_a_mistake_is_named_and_leaves_nothing(mtl_run: Command, jobs: Jobs, fol
         (["-cn", "confg"], ["--config-name confg", "did you mean 'config'?"]),
         (["-cd", EXPERIMENTS, "-cn", "recomendation"], ["--config-name recomendation", "did you mean 'recommendation'?"]),
         (["-cd", "nowhere"], ["--config-dir nowhere"]),
+        (["-cd"], ["--config-dir/-cd: expected one argument"]),
+        (["--dataset", "table"], ["--dataset table: there is no such flag", "no dashes: dataset=table"]),
+        (["-cd", "a", "-m", "--config-dir=b"], ["--config-dir is given more than once: a, b", "'hydra.searchpath=[file://b]'"]),
+        (["-cn", "a", "-cn=b"], ["--config-name is given more than once: a, b; one is read"]),
+        (["-cn", "tune"], ["`mtl tune` takes the same arguments"]),
+        (["-m", "search=tpe,random"], ["search=tpe,random", "belongs to `mtl tune`"]),
         (["-m", "--cfg", "job"], ["only one of"]),
         (["--resolve"], ["--resolve"]),
         (["--cfg", "job", "sharing=sofft"], ["did you mean 'soft'?"]),
@@ -103,6 +133,27 @@ def test_a_mistake_is_named_and_leaves_nothing(mtl_run: Command, jobs: Jobs, fol
 def test_a_mistake_with_flags(mtl_run: Command, jobs: Jobs, folder: Path, typed: list[str], parts: list[str]) -> None:
     _said(mtl_run(*typed), *parts)
     assert not jobs.calls and not jobs.prepared and not list(folder.iterdir())
+
+
+LISTED = ("dataset=table", "dataset.path=my.csv", "dataset.tasks=[fraud,spend]")
+
+
+@pytest.mark.parametrize(
+    ("typed", "parts"),
+    [
+        ((*LISTED, "dataset.tasks.spend.type=regression"), ["a list", "dataset.tasks={fraud:{},spend:{type:regression}}"]),
+        ((*LISTED, "dataset.tasks.spend={role: main}"), ["a list", "dataset.tasks={fraud:{},spend:{role: main}}"]),
+        ((*LISTED, "+dataset.tasks.speed.loss.x=3"), ["a list", "dataset.tasks={fraud:{},spend:{},speed:{loss:{x:3}}}"]),
+        (("encoder.hidden.first=3",), ["encoder.hidden.first=3: encoder.hidden is a list, which has no key 'first'"]),
+        (("dataset=table", "encoder=[3]"), ["error: encoder=[3]: the name of an option"]),
+    ],
+)
+def test_a_key_below_a_list(mtl_run: Command, typed: tuple[str, ...], parts: list[str]) -> None:
+    _said(mtl_run(*typed), *parts)
+
+
+def test_a_value_that_is_wrong_inside_is_not_said_to_be_of_another_kind(mtl_run: Command) -> None:
+    assert "must be a list" not in mtl_run("dataset.tasks={digit:multiclass}").err
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """``mtl-run resume=RUN_DIR``."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from composing import composed
+from omegaconf import OmegaConf
 from standins import Command, Jobs
 
 import mtl_runner.run
@@ -21,7 +24,8 @@ def resumed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def run_folder(folder: Path) -> Path:
     """Looks like a run folder."""
     (folder / "a run" / "checkpoints").mkdir(parents=True)
-    (folder / "a run" / "config.yaml").write_text("seed: 0\n")
+    (folder / "a run" / "config.yaml").write_text(OmegaConf.to_yaml(composed("scheduler=cosine"), resolve=True))
+    (folder / "a run" / "status.json").write_text('{"state": "interrupted"}')
     return folder / "a run"
 
 
@@ -38,6 +42,22 @@ def test_resuming(mtl_run: Command, run_folder: Path, resumed: list[Any], budget
     assert mtl_run(*budget, f"resume={run_folder}").code == 0
     assert resumed == [(run_folder, *expected)]
     assert [path.name for path in Path.cwd().iterdir()] == ["a run"], "no second run folder"
+
+
+def test_a_folder_is_called_as_that_of_a_new_run(mtl_run: Command, run_folder: Path, resumed: list[Any]) -> None:
+    assert mtl_run("resume='a run'").code == 0 and resumed[0][0] == run_folder.absolute()
+
+
+def test_what_a_schedule_was_planned_for_is_kept(mtl_run: Command, run_folder: Path, resumed: list[Any]) -> None:
+    """That of its first epochs, however often its budget grows."""
+
+    def planned() -> Any:
+        return json.loads((run_folder / "status.json").read_text()).get("planned")
+
+    assert mtl_run(f"resume={run_folder}").code == 0 and planned() is None
+    assert mtl_run(f"resume={run_folder}", "trainer.epochs=50").code == 0 and planned() == {"epochs": 30, "steps": None}
+    (run_folder / "config.yaml").write_text(OmegaConf.to_yaml(composed("scheduler=cosine", "trainer.epochs=50"), resolve=True))
+    assert mtl_run(f"resume={run_folder}", "trainer.epochs=90").code == 0 and planned() == {"epochs": 30, "steps": None}
 
 
 @pytest.mark.parametrize(

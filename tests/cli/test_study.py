@@ -80,7 +80,10 @@ def test_runs_lie_where_they_are_looked_for(mtl: Command, launched: list[list[st
 def test_names_that_are_no_study(mtl: Command, launched: list[list[str]]) -> None:
     result = mtl("study", "mien")
     assert result.code == 2 and "there are mine (did you mean 'mine'?)" in result.err
-    assert mtl("study", "mine", "-cd", "elsewhere").code == 2
+    said = mtl("study", "mine", "-cd", "elsewhere").err
+    assert f"study mine: there is no folder {Path('elsewhere').absolute()}; -cd DIR names" in said
+    Path("empty").mkdir()
+    assert "there is none in empty" in mtl("study", "mine", "-cd", "empty").err
     assert not launched and not Path("runs").exists()
 
 

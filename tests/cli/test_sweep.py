@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from standins import Command, Jobs
 
 from mtl_runner.commands import composed, precheck
 from mtl_runner.commands.lock import only_here
+from mtl_runner.commands.sweeping.claims import claim
 from mtl_runner.commands.sweeping.composing import Composer
 
 
@@ -79,6 +81,34 @@ def test_what_is_finished_is_skipped_and_what_failed_runs_anew(mtl_run: Command,
     assert mtl_run("-m", "seed=0,1,2", "skip_finished=true").code == 0 and not jobs.calls
     assert mtl_run("-m", "seed=0,1,2", "trainer.epochs=99", "skip_finished=true").code == 0
     assert len(jobs.calls) == 3, "a larger budget is another job"
+
+
+@pytest.mark.parametrize(("ends", "said"), [(True, "finished earlier"), (False, "is being trained")])
+def test_what_a_sweep_beside_has_begun_meanwhile_is_passed_over(
+    mtl_run: Command, jobs: Jobs, folder: Path, ends: bool, said: str
+) -> None:
+    """Two sweeps that have looked at the same time: the other one is at work on the second job when this one comes to it."""
+    other = folder / "runs" / "day" / "noon" / "1"
+    other.mkdir(parents=True)
+    with ExitStack() as beside:
+
+        def begin(call: dict[str, Any]) -> float:
+            (second,) = [row["job"] for row in table(folder) if row["number"] == 1]
+            beside.enter_context(only_here(other))
+            assert claim(folder / "runs", second, other, True) is None
+            if ends:
+                (other / "status.json").write_text(json.dumps({"state": "finished", "job": second}))
+                (other / "test_metrics.json").write_text(json.dumps({"validation_average": 0.25}))
+                beside.close()
+            return 0.5
+
+        jobs.act = begin
+        result = mtl_run("-m", "seed=0,1", "skip_finished=true", "hydra.sweep.dir=runs/day/one")
+    assert result.code == 0 and [call["config"]["seed"] for call in jobs.calls] == [0], result.err
+    row = json.loads((folder / "runs/day/one/sweep.json").read_text())["jobs"][1]
+    assert row["state"] == "skipped" and row["folder"] == str(other) and said in row["reason"]
+    assert "another sweep has this job" in result.out and "1 done, 1 skipped" in result.out
+    assert not (folder / "runs/day/one/1").exists(), "nothing is left of it"
 
 
 def test_the_same_sweep_folder_again_overwrites_nothing(mtl_run: Command, jobs: Jobs, folder: Path) -> None:

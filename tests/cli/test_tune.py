@@ -55,7 +55,7 @@ def test_help_needs_neither_torch_nor_optuna() -> None:
     ("arguments", "said"),
     [
         ([], ["search.space: is missing"]),
-        (["search.space={optimizer.lrr:{low:1,high:2}}"], ["optimizer.lrr=1: there is no such key", "did you mean 'lr'?"]),
+        (["search.space={optimizer.lrr:{low:1,high:2}}"], ["optimizer.lrr=1: there is no such key; there are lr,", "mean 'lr'?"]),
         (["search.space={optimizer.lr:{low:-1.0,high:0.1}}"], ["optimizer.lr=-1.0: AdamW", "Invalid learning rate"]),
         (["search.space={trainer.epochs:{low:0,high:4}}"], ["trainer.epochs=0: must be greater than or equal to 1"]),
         (["search.space={sharing:{choices:[hard,sofft]}}"], ["search.space: sharing=sofft: there is no such option", "'soft'?"]),
@@ -112,6 +112,7 @@ def test_a_search_writes_its_best_as_a_configuration(
     assert tuned["choices"]["sharing"] in ("hard", "soft") and best["config"].pop("tuned") is None
     again["tracker"] = best["config"]["tracker"] = None
     assert again == best["config"]
+    assert not (found / "running").exists(), "no process claims a trial any more"
     lines = list(csv.DictReader((found / "trials.csv").read_text().splitlines()))
     assert [float(line["optimizer.lr"]) for line in lines] == [call["config"]["optimizer"]["lr"] for call in trained]
     monkeypatch.setattr("mtl_runner.tuning.study._living", lambda study, folder: 1)

@@ -16,10 +16,12 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from mtl_runner.build import job_hash
+from mtl_runner.build.identity import paced
 from mtl_runner.commands.lock import Busy, alive, held, only_here
 from mtl_runner.commands.sweeping import orders, overlap
 from mtl_runner.commands.sweeping.apart import Surroundings, apart
 from mtl_runner.commands.sweeping.board import Board
+from mtl_runner.commands.sweeping.claims import claim
 from mtl_runner.commands.sweeping.desk import desk
 from mtl_runner.commands.sweeping.earlier import skip_finished
 from mtl_runner.commands.sweeping.grid import NOT_APPLICABLE, QUEUED, SAME, SKIPPED, GridJob, alone, free, label, run_once, swept
@@ -123,11 +125,73 @@ def test_finished_ones_are_skipped_interrupted_ones_go_on_and_failed_ones_run_an
     assert not any(job.resume for job in jobs[3:])
 
 
+@pytest.mark.parametrize(
+    ("typed", "by_budget"),
+    [
+        ([], False),
+        (["scheduler=step"], False),
+        (["scheduler=cosine"], True),
+        (["imbalance=focal"], False),
+        (["imbalance=ldam"], True),
+    ],
+)
+def test_what_a_run_with_a_larger_budget_is_not(make_config: Make, typed: list[str], by_budget: bool) -> None:
+    assert paced(OmegaConf.to_container(make_config(*typed), resolve=True)) == by_budget  # type: ignore[arg-type]
+
+
+def test_a_run_whose_schedule_began_with_a_smaller_budget_does_not_count(tmp_path: Path) -> None:
+    """Resumed with 100 epochs, it has the hash of a run of 100; with those that were planned it is as any other."""
+    for name, planned in (("a", 30), ("b", 100)):
+        folder = run_folder(tmp_path / "runs" / "day" / name, "finished", name, planned={"epochs": planned, "steps": None})
+        (folder / "config.yaml").write_text("trainer: {epochs: 100, steps: null}\n")
+        assert claim(tmp_path / "runs", name, folder, True) is None
+    jobs = [grid_job(number, job=job) for number, job in enumerate("ab")]
+    skip_finished(jobs, [tmp_path / "runs"])
+    assert [job.state for job in jobs] == [QUEUED, SKIPPED]
+    assert claim(tmp_path / "runs", "a", tmp_path, True) is None
+    assert claim(tmp_path / "runs", "b", tmp_path, True) is not None
+    (folder / "status.json").write_text(json.dumps({"state": "finished", "job": "other"}))
+    assert claim(tmp_path / "runs", "b", tmp_path, True) is None, "a larger budget has made another job of it"
+
+
 def test_one_that_is_being_trained_is_left_alone(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "runs" / "day" / "0", "running", "a", pid=os.getpid())
     (job,) = jobs = [grid_job(0, job="a")]
     skip_finished(jobs, [tmp_path / "runs"])
     assert job.state == SKIPPED and "is being trained" in job.reason and job.folder == folder
+
+
+def test_a_job_belongs_to_the_run_that_is_at_work_on_it(tmp_path: Path) -> None:
+    runs, mine, other = (tmp_path / name for name in ("runs", "mine", "other"))
+    other.mkdir()
+    with only_here(other):
+        assert claim(runs, "a", other, True) is None and claim(runs, "b", mine, True) is None
+        kept = claim(runs, "a", mine, True)
+        assert kept is not None and kept.folder == other and kept.busy, "before it says that it runs"
+        assert claim(runs, "a", other, True) is None, "its own"
+        assert claim(runs, "a", mine, False) is None, "where all is to run"
+        assert claim(runs, "a", other, False) is None
+    assert claim(runs, "a", mine, True) is None, "its process is gone"
+    run_folder(tmp_path / "done", "finished", "a")
+    assert claim(runs, "a", tmp_path / "done", False) is None
+    kept = claim(runs, "a", mine, True)
+    assert kept is not None and kept.finished
+
+
+def test_of_two_sweeps_one_trains_a_job(tmp_path: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Path] = []
+    monkeypatch.setattr("mtl_runner.run.run", lambda config, folder, origin, trained: calls.append(folder))
+    every = OmegaConf.to_container(make_config(f"runs_dir={tmp_path / 'runs'}"), resolve=True)
+    assert isinstance(every, dict)
+    missing, first, second = {**every, "skip_finished": True}, tmp_path / "0", tmp_path / "1"
+    for folder in (first, second):
+        folder.mkdir()
+    with only_here(first):
+        assert claim(tmp_path / "runs", job_hash(missing), first, True) is None
+        train(Work(second, missing, {"choices": {}}))
+        assert not calls
+        train(Work(second, every, {"choices": {}}))  # type: ignore[arg-type]
+    assert calls == [second]
 
 
 def test_trials_of_a_search_are_no_runs_of_a_sweep(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import time
@@ -22,6 +23,7 @@ from mtl_runner.tuning.base import Search
 from mtl_runner.tuning.random import Random
 from mtl_runner.tuning.study import MOST_KILLS, _claim, _living, counted, failure, open_study, quiet, sampler
 from mtl_runner.tuning.tpe import TPE
+from mtl_runner.tuning.trust import usable
 from mtl_runner.tuning.work import work
 
 SPACE = {
@@ -305,3 +307,63 @@ def test_nothing_in_the_database_is_a_pickle(tmp_path: Path) -> None:
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         kinds = {type(cell) for table in tables for row in database.execute(f"SELECT * FROM {table}") for cell in row}
     assert kinds <= {int, float, str, type(None)}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("update trial_values set value='high'", "values=['high']: 1 numbers are expected"),
+        ("delete from trial_values", "trial 0: values=None"),
+        ("update trial_values set value_type='ODD'", "'ODD'"),
+        ("insert into trial_values (trial_id, objective, value, value_type) values (1, 1, 0.5, 'FINITE')", "1 numbers"),
+        ("update trial_params set param_value='abc'", "cannot be used"),
+        ("update trial_params set param_value=1e9 where param_name='x'", "trial 0: x=1000000000.0: is not in the search's space"),
+        ("update trial_params set param_name='hydra.run.dir' where param_name='kind'", "hydra.run.dir: is not in the search's"),
+        (
+            "update trial_params set distribution_json="
+            """replace(replace(distribution_json, '"good"', '"a,b"'), '"bad"', '"a,b"')""",
+            "kind='a,b': is not in the search's space",
+        ),
+        ("update trial_params set distribution_json='{}'", "cannot be used"),
+        ("update trials set state='ODD'", "'ODD'"),
+        ("update trials set number=number + 5", "trial 0: its number is"),
+        ("update trials set datetime_start='yesterday'", "'yesterday'"),
+        ("update study_directions set direction='MINIMIZE'", "1 objectives to maximise"),
+        ("insert into study_directions (direction, study_id, objective) values ('MAXIMIZE', 1, 1)", "1 objectives to maximise"),
+        ("update study_user_attributes set value_json='{'", "cannot be used"),
+        ("update study_user_attributes set value_json='[1]'", "begun with"),
+        ("update alembic_version set version_num='v9.9.9'", "no longer compatible"),
+        (
+            "insert into trial_system_attributes (trial_id, key, value_json) values (1, 'fixed_params', '{\"x\": \"y\"}')",
+            "x='y': is not in the search's space",
+        ),
+    ],
+)
+def test_a_database_that_somebody_has_changed(study_folder: Path, tmp_path: Path, change: str, said: str) -> None:
+    """Optuna would fail on most of these with an error of its own, some of them trials later."""
+    shutil.copytree(study_folder, tmp_path / "copy")
+    with sqlite3.connect(tmp_path / "copy" / "study.db") as database:
+        database.execute(change)
+    database.close()
+    search = Random(space=SPACE, name="s", trials=2, folder=str(tmp_path / "copy"))
+    with pytest.raises(UserError) as error:
+        open_study(search, {})
+    assert said in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of two finished trials."""
+    folder = tmp_path_factory.mktemp("study")
+    searched(Random(space=SPACE, name="s", trials=2, folder=str(folder)))
+    return folder
+
+
+def test_a_database_that_fails_later_is_said(study_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(study_folder, tmp_path / "copy")
+    with sqlite3.connect(tmp_path / "copy" / "study.db") as database:
+        database.execute("create trigger t before insert on trials begin select raise(abort, 'no more'); end")
+    database.close()
+    search = Random(space=SPACE, name="s", trials=3, folder=str(tmp_path / "copy"))
+    with pytest.raises(UserError, match=r"cannot be used \(.*no more"), usable(search):
+        searched(search)

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 def report(plan: Plan) -> int:
     """Writes and shows everything; returns the exit code, 1 where trials are missing that no ``timeout`` has left out."""
     from mtl_runner.tuning import report
-    from mtl_runner.tuning.study import REASON, counted, failure, under_way
+    from mtl_runner.tuning.study import REASON, counted, failure, leave_claims, under_way
 
     search, others = plan.search, under_way(plan.study, plan.search.folder)
+    leave_claims(search.folder)
     done = counted(plan.study)
     report.write(search, plan.study)
     if not (best := report.best(plan.study)):

@@ -87,10 +87,12 @@ class Plan:
 
     def work(self) -> None:
         """Try, in this process, until the study has its trials."""
+        from mtl_runner.tuning.trust import usable
         from mtl_runner.tuning.work import work
 
         parent = multiprocessing.parent_process()
-        work(self.search, self.study, self.train, self._say, lambda: parent is None or parent.is_alive())
+        with usable(self.search):
+            work(self.search, self.study, self.train, self._say, lambda: parent is None or parent.is_alive())
 
     def _say(self, trial: "FrozenTrial") -> None:
         from mtl_runner.tuning import report

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Board:
     tells: bool = False
     before: dict[int, Any] = field(default_factory=dict)
     """What the status of each job was when it was launched."""
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def __enter__(self) -> "Board":
         self._over = threading.Event()
@@ -55,6 +57,7 @@ class Board:
         self._over.set()
         self._thread.join()
         self.look()
+        self.write()  # also what no folder says: who was passed over, or has left nothing
 
     def expect(self, jobs: Sequence[GridJob]) -> None:
         """These are launched now: what their folders say so far is of an earlier time."""
@@ -95,7 +98,7 @@ class Board:
             for job in self.jobs
         ]  # fmt: skip
         part = self.sweep / f".{FILE}.part"
-        part.write_text(json.dumps({"jobs": rows}, indent=1) + "\n", encoding="utf-8")
+        part.write_text(json.dumps({"started": self.started, "jobs": rows}, indent=1) + "\n", encoding="utf-8")
         part.replace(self.sweep / FILE)
 
     def show(self) -> None:
@@ -141,4 +144,4 @@ def _figures(job: GridJob) -> tuple[str, str]:
     except (OSError, ValueError, KeyError):
         average = None
     seconds = (read_status(job.folder) or {}).get("train_seconds", math.nan)
-    return "–" if average is None else f"{average:.4f}", f"{seconds:.1f}"
+    return "–" if average is None else f"{average:.4f}", f"{seconds:.1f}" if math.isfinite(seconds) else ""

@@ -26,8 +26,10 @@ from mtl_runner.commands.messages import first_line
 from mtl_runner.commands.precheck import Checked
 from mtl_runner.commands.sweeping.apart import apart
 from mtl_runner.commands.sweeping.board import FINE, LEFT, Board
+from mtl_runner.commands.sweeping.claims import claimed
 from mtl_runner.commands.sweeping.composing import SweepLoader
 from mtl_runner.commands.sweeping.desk import desk
+from mtl_runner.commands.sweeping.earlier import compare
 from mtl_runner.commands.sweeping.grid import QUEUED, GridJob, free, label, swept
 from mtl_runner.commands.sweeping.launchers import Way, keep_output_apart, way
 from mtl_runner.commands.sweeping.orders import Order, Orders, cores, stop
@@ -135,12 +137,21 @@ class _Launching:
             self.job.overlap.end()
             _await(jobs)
         board.look()
+        if self.config.skip_finished:
+            self._pass_over([each for each in jobs if each.state == QUEUED and not each.resume])
         for each, result in zip(jobs, results, strict=False):
             if each.state == QUEUED and isinstance(result._return_value, Exception):
                 each.state, each.reason = "failed", first_line(result._return_value)
         for each in jobs:
             if launch == LAUNCHES and each.state == QUEUED:
                 each.state, each.reason = "failed", "its process has left nothing; the launcher's own log may say why"
+
+    def _pass_over(self, jobs: Sequence[GridJob]) -> None:
+        """Of those that have not begun, what a sweep beside this one had in hand; what that left unfinished is launched again."""
+        for each in jobs:
+            if (other := claimed(Path(self.config.runs_dir), each.job)) is not None and other.folder != each.own:
+                self.job.clean(each.own, self.config.hydra)
+                compare(each, [other])
 
     def _overlap(self, how: Way) -> bool:
         """Where the launcher calls one job after the other in this process, a core is free, and nobody asks what came of each."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from mtl_runner.commands.lock import Busy, only_here, read_status
+from mtl_runner.commands.sweeping.claims import claim
+from mtl_runner.commands.sweeping.earlier import Earlier, shown
 from mtl_runner.config import check
 from mtl_runner.errors import NotApplicable, UserError
 
@@ -33,7 +35,8 @@ class Work:
 
 
 def train(work: Work, trained: Callable[[], None] | None = None) -> None:
-    """Trains, and writes down what was wrong where it cannot. Does nothing where the work is done, or being done, already.
+    """Trains, and writes down what was wrong where it cannot. Does nothing where the work is done, or being done, already:
+    with ``skip_finished`` also where another sweep has begun it in a folder of its own since this one looked.
 
     ``trained`` is called as ``run`` does.
     """
@@ -41,7 +44,10 @@ def train(work: Work, trained: Callable[[], None] | None = None) -> None:
         with only_here(work.folder):
             begun = read_status(work.folder)
             if begun is None if not work.resume else begun is not None and begun.get("state") != "finished":
-                _train(work, trained)
+                if (other := _kept(work)) is None:
+                    _train(work, trained)
+                else:
+                    print(f"not run: another sweep has this job: {shown(other.folder)}", flush=True)
     except Busy:
         return
 
@@ -64,6 +70,13 @@ def settle(work: Work, code: int) -> None:
 
         folder.status(train_seconds=folder.train_seconds())
         sync(work.folder)
+
+
+def _kept(work: Work) -> Earlier | None:
+    """The run of another sweep that has the job."""
+    from mtl_runner.build import job_hash
+
+    return claim(Path(work.node["runs_dir"]), job_hash(work.node), work.folder, bool(work.node["skip_finished"]))
 
 
 def _train(work: Work, trained: Callable[[], None] | None) -> None:

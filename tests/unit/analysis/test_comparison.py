@@ -136,6 +136,8 @@ def test_few_seeds_are_said(tmp_path: Path) -> None:
     assert said(three, "3 seeds are too few to tell 'hard' from 'none' on average: +0.0233") and said(
         three, "a probability of 80 %"
     )
+    fewer = compare(table(tmp_path / "fewer", {"none": [0.5, 0.6, 0.7], "hard": [0.47, 0.61, 0.65]}, hard=1), "a loss")
+    assert said(fewer, "on average: −0.0233 ± ") and not said(fewer, "-0.0233"), "the minus sign of all other texts"
 
 
 def test_what_is_undefined_is_said_and_left_out(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from made_runs import table
 
 from mtl_runner.analysis.compare import compare
 from mtl_runner.analysis.results import Result
+from mtl_runner.analysis.tuned import changed
 
 VALUES = {"none": [0.5, 0.6], "hard": [0.6, 0.7]}
 
@@ -37,6 +38,7 @@ FOUND = SEARCH | {"found": {}, "choices": {}}
         ("data", {"fingerprint": ""}, "not all runs say"),
         ("seeds", {"seed": 7}, "hard lacks 1 of 3, none lacks 1 of 3|none lacks 1 of 3, hard lacks 1 of 3"),
         ("budget", {"settings": LONGER}, "epochs 30"),
+        ("budget", {"extended": True}, "1 of 4 runs began with a smaller one"),
         ("search", {"tuned": FOUND}, "the baseline was not tuned, others were: trials 0 .none., 0/50 .hard."),
         ("search", {"tuned": SEARCH}, "trials 0 .none., 0/unknown .hard."),
         ("metrics", {"primary": {"sort": "accuracy"}}, "different primary metrics"),
@@ -111,3 +113,29 @@ def test_an_installed_package_has_a_version_for_its_code(tmp_path: Path) -> None
     )
     fair, text = findings([replace(run, version="") for run in runs])["code"]
     assert fair and text == "code: one commit (c0ffee)", "the first runs wrote no version"
+
+
+def test_a_host_that_is_not_said_is_no_other_machine(tmp_path: Path) -> None:
+    runs = table(tmp_path, VALUES)
+    assert "times" not in findings([replace(runs[0], host=""), *runs[1:]])
+
+
+def test_of_a_group_the_longest_second_phase_counts(tmp_path: Path) -> None:
+    runs = table(tmp_path, VALUES)
+    runs[-1] = replace(runs[-1], settings={**runs[-1].settings, "imbalance.x.epochs": "10"})
+    (found,) = [each for each in compare(runs, "made", by=("sharing",)).findings if each.text.startswith("budget")]
+    assert not found.fair and "0 (none), 10 (hard)" in found.text
+
+
+def test_of_another_option_only_the_choice_was_changed(tmp_path: Path) -> None:
+    tuned = {"trials": 5, "found": {"sharing.strength": 0.1, "optimizer.lr": 0.5}, "choices": {"sharing": "soft"}}
+    run = replace(table(tmp_path, VALUES)[-1], tuned=tuned)
+    assert changed(run) == ["sharing", "optimizer.lr"]
+
+
+def test_a_baseline_that_was_tuned_less_was_tuned(tmp_path: Path) -> None:
+    runs = [
+        replace(run, tuned=FOUND | {"trials": 20 if run.settings["sharing"] == "none" else 50}) for run in table(tmp_path, VALUES)
+    ]
+    fair, text = findings(runs)["search"]
+    assert not fair and "was not tuned" not in text and "20 (none)" in text

@@ -1,6 +1,7 @@
 """The figures of a report show the comparison's numbers, at any size, and nothing runs out of the picture."""
 
 import math
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -8,10 +9,13 @@ import numpy as np
 import pytest
 from made_comparisons import made
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import rgb_to_hsv, to_rgb
+from matplotlib.text import Text
 
 from mtl_runner.analysis.comparison import Comparison, Estimate
 from mtl_runner.analysis.report.figures import FIGURES, curves, fronts, gains, intervals, ranks, weights
 from mtl_runner.analysis.report.figures.hypervolume import front, hypervolume
+from mtl_runner.analysis.report.figures.numbers import spread
 
 SMALL = made(7, 3)
 
@@ -132,6 +136,72 @@ def test_the_most_conflicting_pair_comes_first() -> None:
     agreement = [np.corrcoef(means[one.name], means[other.name])[0, 1] for one, other in pairs]
     assert len(pairs) == 8 * 7 / 2
     assert agreement == sorted(agreement)
+
+
+@pytest.mark.parametrize("groups", [3, 10, pytest.param(30, marks=pytest.mark.slow)])
+def test_every_group_has_its_number_beside_its_point_and_none_lies_on_another(groups: int) -> None:
+    figure = fronts.draw(made(groups, 3))
+    assert not isinstance(figure, str)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    for axes in figure.axes:
+        assert {text.get_text() for text in axes.texts} == {str(place + 1) for place in range(groups)}
+        texts = [Text.get_window_extent(text, canvas.get_renderer()) for text in axes.texts]  # without the lines to their points
+        points = [axes.transData.transform(text.xy) for text in axes.texts]
+        assert not any(one.overlaps(other) for one, other in combinations(texts, 2))
+        assert not any(box.contains(*point) for box in texts for point in points)
+        panel = axes.get_window_extent()
+        assert all(panel.x0 <= box.x0 and box.x1 <= panel.x1 and panel.y0 <= box.y0 and box.y1 <= panel.y1 for box in texts)
+
+
+@pytest.mark.parametrize("crowd", ["apart", "near", "same"])
+def test_thirty_numbers_find_a_place_however_the_points_lie(crowd: str) -> None:
+    rng = np.random.default_rng(0)
+    width = {"apart": 150.0, "near": 12.0, "same": 0.0}[crowd]
+    points = [(float(x), float(y)) for x, y in 80 + width * (rng.random((30, 2)) - 0.5)]
+    sizes = [(4.0 * len(str(place)), 5.0) for place in range(1, 31)]
+    boxes = [
+        (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+        for (x, y), (w, h) in zip(spread(points, sizes, (160, 160)), sizes, strict=True)
+    ]
+    assert not any(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for a, b in combinations(boxes, 2))
+    assert not any(box[0] < x < box[2] and box[1] < y < box[3] for box in boxes for x, y in points)
+    assert all(box[0] >= 0 and box[2] <= 160 and box[1] >= 0 and box[3] <= 160 for box in boxes)
+
+
+def without(comparison: Comparison, *tasks: str) -> Comparison:
+    """The same without a gain in % in some tasks."""
+    groups = [
+        replace(group, gains={name: gain for name, gain in group.gains.items() if name not in tasks})
+        for group in comparison.groups
+    ]
+    return replace(comparison, groups=tuple(groups))
+
+
+def said_in(figure: Any) -> str:
+    return " ".join(text.get_text() for text in figure.texts)
+
+
+def test_a_task_without_a_gain_in_percent_is_named_in_the_figure() -> None:
+    assert "no gain in %" not in said_in(gains.draw(SMALL))
+    figure = gains.draw(without(SMALL, "task_1"))
+    assert "no gain in %, and no part in Δm: task_1 (roc_auc)" in said_in(figure)
+    assert inside(figure)
+    many = said_in(gains.draw(without(made(4, 30), *(f"task_{place}" for place in range(9)))))
+    assert "task_3 (roc_auc) and 5 more" in many
+
+
+def test_the_colour_that_words_name_is_the_one_that_is_drawn() -> None:
+    """Orange, beside a blue that also the colour-blind tell from it."""
+    comparison = made(10, 4)
+    hurt = {task for group in comparison.groups for task in group.suffers}
+    figure = intervals.draw(comparison)
+    assert hurt and not isinstance(figure, str)
+    assert "orange: sure negative transfer" in said_in(figure) and "red" not in said_in(figure).split()
+    drawn = {str(line.get_color()) for axes in figure.axes for line in axes.lines if line.get_marker() in "oD"}
+    hues = {color: rgb_to_hsv(to_rgb(color))[0] * 360 for color in drawn}
+    (orange,) = (hue for hue in hues.values() if hue < 60)
+    assert 20 < orange < 45
 
 
 def test_curves_are_means_over_the_runs() -> None:

@@ -59,3 +59,16 @@ def test_of_each_epoch_only_what_is_drawn_is_kept(tmp_path: Path) -> None:
     (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     (kept,) = read(folder).history
     assert list(kept["metrics"]) == ["validation/average", "weight/a"] and kept["metrics"]["weight/a"] == 2
+
+
+def test_a_run_whose_schedule_began_with_a_smaller_budget_is_no_job(tmp_path: Path) -> None:
+    for name, planned, job in (("a", None, "1"), ("b", 30, "1"), ("c", 20, "")):
+        status = {"job": "1"} | ({"planned": {"epochs": planned, "steps": None}} if planned else {})
+        run = read(made_run(tmp_path / name, {"a": {"roc_auc": 0.8}}, status=status))
+        assert (run.job, run.extended) == (job, not job)
+
+
+def test_rows_of_all_streams_are_counted(tmp_path: Path) -> None:
+    data = json.loads((made_run(tmp_path / "a", SCORES) / "data.json").read_text())
+    (tmp_path / "a" / "data.json").write_text(json.dumps(data | {"rows": {"train": {"one": 80, "two": 20}}}))
+    assert read(tmp_path / "a").rows == {"train": 100}

@@ -12,6 +12,7 @@ from mtl_runner.analysis.mlflow_search import Wanted
 from mtl_runner.analysis.selection import newest_sweep, select
 from mtl_runner.errors import UserError
 from mtl_runner.tracking import journal, sync
+from mtl_runner.tuning.base import LOCK
 
 SCORES = {"a": {"roc_auc": 0.8}}
 SWEEP = "runs/2026-11-21/08-00-00"
@@ -38,6 +39,18 @@ def test_folders_are_read_without_mlflow(sweep: Path) -> None:
     assert seeds(Wanted(("2026-11-21/08-00-00",))) == seeds(Wanted(()))
     assert select(Wanted((SWEEP,))).notes == ("1 of 12 runs are left out: 1 failed.",)
     assert newest_sweep(Path("runs")) == sweep and not list(Path().glob("*.db"))
+
+
+def test_a_sweep_brings_the_runs_that_made_its_jobs_needless(sweep: Path) -> None:
+    """Of which ``sweep.json`` says where they are; a job that did not run has no folder."""
+    folders = [str(sweep / "3"), None, "runs/2026-11-20/09-00-00/0"]
+    (sweep / "sweep.json").write_text(json.dumps({"jobs": [{"folder": folder} for folder in folders]}))
+    assert seeds(Wanted((SWEEP,))) == [3, 77]
+
+
+def test_a_run_folder_is_one_run_whatever_is_in_it(sweep: Path) -> None:
+    made_run(sweep / "3" / "kept", SCORES, seed=99)
+    assert seeds(Wanted((f"{SWEEP}/3",))) == [3]
 
 
 def test_the_newest_run_of_a_job_counts(sweep: Path) -> None:
@@ -77,6 +90,40 @@ def test_what_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UserError) as error:
         select(names)
     assert words in str(error.value) and not list(tmp_path.glob("*.db"))
+
+
+@pytest.mark.parametrize(("found", "said"), [("best.yaml", "-cd runs/tune/mine -cn best"), ("front/7.yaml", "mine/front -cn 7")])
+def test_of_a_search_what_it_has_found_is_compared(sweep: Path, found: str, said: str) -> None:
+    for number in range(2):
+        trial = made_run(Path("runs/tune/mine") / str(number), SCORES, status={"job": str(number)})
+        (trial / "test_metrics.json").rename(trial / "validation_metrics.json")
+    (Path("runs/tune/mine") / found).parent.mkdir(exist_ok=True)
+    (Path("runs/tune/mine") / found).touch()
+    with pytest.raises(UserError, match="tune/mine: trials of a search never see the test part; .*" + said):
+        select(Wanted(("tune/mine",)))
+    assert select(Wanted(("runs/tune/mine", SWEEP))).notes == (
+        "3 of 14 runs are left out: 2 of a search (no trial sees the test part), 1 failed.",
+    )
+
+
+def test_the_newest_sweep_is_the_last_that_began(sweep: Path) -> None:
+    """Whatever the folders are called; a search is none, and a sweep that had nothing to run is one."""
+    assert newest_sweep(Path("runs")) == sweep
+    made_run(Path("runs/tune/mine/0"), SCORES, status={"started": "2026-11-25T08:00:00+00:00"})
+    (Path("runs/tune/mine") / LOCK).touch()
+    trial = made_run(Path("runs/tune/other/0"), SCORES, status={"started": "2026-11-25T08:00:00+00:00"})
+    (trial / "test_metrics.json").rename(trial / "validation_metrics.json")
+    made_run(Path("runs/zoo/old/0"), SCORES, status={"started": "2026-11-19T08:00:00+00:00"})
+    assert newest_sweep(Path("runs")) == sweep
+    late = made_run(Path("runs/a/new/0"), SCORES, status={"started": "2026-11-22T08:00:00+00:00"}).parent
+    assert newest_sweep(Path("runs")) == late
+    again = Path("runs/again")
+    again.mkdir()
+    (again / "sweep.json").write_text(json.dumps({"started": "2026-11-23T08:00:00+00:00", "jobs": []}))
+    assert newest_sweep(Path("runs")) == again
+    (again / "sweep.json").write_text("[1")
+    (sweep / "0/status.json").write_text("[]")
+    assert newest_sweep(Path("runs")) == late, "what cannot be read says nothing"
 
 
 def test_address_of_the_compare_page() -> None:

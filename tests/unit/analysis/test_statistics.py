@@ -78,8 +78,16 @@ def test_friedman_is_scipys() -> None:
     known = statistics.ranking(blocks)
     assert known and known.friedman_p == pytest.approx(stats.friedmanchisquare(*blocks.T).pvalue) and known.blocks == 6
     assert statistics.ranking(blocks[:, :2]) is None and statistics.ranking(blocks[:1]) is None
+    assert known.critical_difference == statistics.critical_difference(groups=4, blocks=6)
     tied = statistics.ranking(np.ones((3, 3)))
     assert tied and math.isnan(tied.friedman_p)
+
+
+@pytest.mark.parametrize("blocks", [[[1, 2, 3], [1, 2, 3]], [[1, 2, 3], [1, 2, 3], [7, 7, 7]]])
+def test_friedman_by_hand(blocks: list[list[float]]) -> None:
+    """χ² = 12 / (24) · (2² + 4² + 6²) − 24 = 4 with two degrees of freedom; a block that ties adds nothing."""
+    known = statistics.ranking(blocks)
+    assert known and known.friedman_p == pytest.approx(math.exp(-2))
 
 
 @pytest.mark.parametrize(("groups", "q"), [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (10, 3.164)])
