@@ -158,8 +158,8 @@ def sizes_line(sizes: Mapping[str, int]) -> str:
 def print_results(metrics: Metrics, means: Mapping[str, float], tasks: Sequence[Task], title: str) -> None:
     """Task × metric, a table for what looks at the same of a prediction, and the average of the primary metrics.
 
-    The primary metric of a task is marked; the last row of a table has the averages over its main tasks. The cell of a metric
-    that a task's kind does not have is empty.
+    The primary metric of a task is marked; the last row of a table has the averages over its main tasks, of metrics without a
+    unit. The cell of a metric that a task's kind does not have is empty.
     """
     console = Screen()
     if not console.is_terminal:  # a file takes what a table needs
@@ -200,11 +200,12 @@ def _table(metrics: Metrics, means: Mapping[str, float], tasks: Sequence[Task], 
         cells = [_number(values[name]) + ("*" if name == task.primary.name else " ") if name in values else "" for name in names]
         table.add_row(escape(task.name if task.main else f"{task.name} (auxiliary)"), *cells)
     if sum(task.main for task in tasks) > 1:
-        table.add_section()
-        directed = {metric.name for task in tasks for metric in task.metrics if metric.higher_is_better is not None}
-        table.add_row("average", *(_number(means.get(name)) + " " if name in directed else "" for name in names))
+        averaged = {metric.name for task in tasks for metric in task.metrics if metric.averaged}
+        if averaged.intersection(names):
+            table.add_section()
+            table.add_row("average", *(_number(means.get(name)) + " " if name in averaged else "" for name in names))
     return table
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:.4f}"
+    return "–" if value is None or value != value else f"{value:.4f}".replace("-", "\N{MINUS SIGN}")

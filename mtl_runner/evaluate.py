@@ -153,13 +153,13 @@ def score(metrics: Metrics, tasks: Sequence[Task]) -> float | None:
 def averages(metrics: Metrics, tasks: Sequence[Task]) -> dict[str, float]:
     """Mean over the main tasks: of the primary metrics (``primary``), and of each metric over the tasks that have it.
 
-    What is no figure of the model, having no direction, has no mean.
+    What is no figure of the model, having no direction, has no mean, and neither has what is in the units of a task's labels.
     """
     main = [task for task in tasks if task.main]
     means = {}
     if (mean := score(metrics, main)) is not None:
         means["primary"] = mean
-    for name in dict.fromkeys(metric.name for task in main for metric in task.metrics if metric.higher_is_better is not None):
+    for name in dict.fromkeys(metric.name for task in main for metric in task.metrics if metric.averaged):
         values = [metrics[task.name][name] for task in main if not math.isnan(metrics[task.name].get(name, math.nan))]
         if values:
             means[name] = sum(values) / len(values)

@@ -138,20 +138,30 @@ def with_primary_metrics(data: Data) -> tuple[Data, list[str]]:
     A binary task gets average precision where one of its classes has under 20 % of the training labels: many easy negatives
     lift the area under the ROC curve. Average precision is that of the positive class, and near 1 for any model where that is
     the frequent one: there the task gets balanced accuracy. Multiclass tasks have balanced accuracy in any case. What the
-    user chose stays, and a task without training labels has no rare class.
+    user chose stays, and a task without training labels, or with those of one class only, has no rare class.
     """
     rare: dict[str, dict[str, str]] = {"average_precision": {}, "balanced_accuracy": {}}
+    single: list[str] = []
     targets = dict(data.targets)
     for name, spec in data.targets.items():
         if spec.kind == "binary" and spec.metric is None:
             counts = class_counts(data.splits["train"].targets[name].cpu(), spec)
-            if any(counts) and min(counts) < _RARE * sum(counts):
+            if any(counts) and not min(counts):
+                single.append(_one_class(name, spec.classes[counts.index(max(counts))]))
+            elif any(counts) and min(counts) < _RARE * sum(counts):
                 place = counts.index(min(counts))
                 metric = "average_precision" if place == 1 else "balanced_accuracy"
                 share = f"{min(counts) / sum(counts):.1%}".replace("%", " %")
                 rare[metric][name] = f"{share} of its training labels are '{spec.classes[place]}'"
                 targets[name] = replace(spec, metric=metric)
-    return replace(data, targets=targets), [line for metric, tasks in rare.items() for line in _said(metric, tasks)]
+    return replace(data, targets=targets), [*single, *(line for metric, tasks in rare.items() for line in _said(metric, tasks))]
+
+
+def _one_class(name: str, only: str) -> str:
+    return (
+        f"all training labels of {name} are '{only}': it learns to answer that and nothing else, "
+        "and metrics that compare two classes are undefined on a part without the other"
+    )
 
 
 def _said(metric: str, rare: Mapping[str, str]) -> list[str]:

@@ -38,7 +38,7 @@ def make(node: Node, resumed: RunFolder | None = None) -> Parts:
     build.set_up_torch(options)
     device = build.make_device(options.device)
     data: Data = plug(node["dataset"], "dataset", node["allow_modules"])().load()
-    if resumed is not None and data.fingerprint != (known := resumed.read_json("data.json")["fingerprint"]):
+    if resumed is not None and data.fingerprint != (known := resumed.read_json("data.json").get("fingerprint")):
         raise UserError(f"resume={resumed.path}: the data are not those that the run was started with (fingerprint {known})")
     data, primary = labels.with_primary_metrics(data) if resumed is None else (_with_metrics_of(data, resumed), [])
     notes = build.check_strategies(node, data.targets, data.streams)

@@ -1,11 +1,13 @@
 """Use what was trained: predictions for new rows, metrics on labelled ones."""
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.csv
@@ -15,8 +17,10 @@ from torch import Tensor
 
 from mtl_runner import build, checkpoint
 from mtl_runner.batch import Batch, Fields, StreamSpec, TargetSpec, example
+from mtl_runner.config.values import complaints, show
 from mtl_runner.datasets.prepared import Prepared, read_preparation
-from mtl_runner.datasets.rows.reading import Rows
+from mtl_runner.datasets.rows.reading import Rows, picked
+from mtl_runner.datasets.skipping import Skipping
 from mtl_runner.errors import UserError, choices, nearest
 from mtl_runner.evaluate import Measured, Report, averages
 from mtl_runner.folder import RunFolder
@@ -26,6 +30,8 @@ from mtl_runner.tasks.group import pack
 from mtl_runner.tracking import locate
 
 OUTPUTS = (".parquet", ".csv")
+Result = TypeVar("Result")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,9 +88,7 @@ def load(run: str | Path, device: str = "auto", allowed: Sequence[str] = (), str
     streams, targets = folder.read_specs()
     if not folder.best.exists():
         raise UserError(f"{run}: has no trained model yet (checkpoints/best.pt is written at the end of a run)")
-    prepared = read_preparation(folder.read_json("data.json").get("preparation") or {})
-    if odd := [name for name in prepared if name not in streams]:
-        raise UserError(f"{folder.path / 'data.json'}: its preparation is of a stream '{odd[0]}'; there are {choices(streams)}")
+    prepared = _read_preparation(folder, streams)
     preparation = _of_stream(run, prepared, stream)
     model = build.make_model(node, streams, targets, trained=True).to(build.make_device(device))
     try:
@@ -96,6 +100,33 @@ def load(run: str | Path, device: str = "auto", allowed: Sequence[str] = (), str
     own = {name: spec for name, spec in targets.items() if spec.stream == preparation.stream}
     others = {name: example(spec) for name, spec in streams.items() if name != preparation.stream}
     return Trained(model.eval(), preparation, own, streams[preparation.stream], others)
+
+
+def _read_preparation(folder: RunFolder, streams: Mapping[str, StreamSpec]) -> dict[str, Prepared]:
+    """By stream, as ``read_preparation`` gives it; of a folder that may be a stranger's, so each value has to be what it should.
+
+    Raises:
+        UserError: with file and key, a value of another type, or inputs that the run's network does not read.
+    """
+    file = folder.path / "data.json"
+    prepared = read_preparation(folder.read_json("data.json").get("preparation") or {})
+    if odd := [name for name in prepared if name not in streams]:
+        raise UserError(f"{file}: its preparation is of a stream '{odd[0]}'; there are {choices(streams)}")
+    for name, each in prepared.items():
+        if wrong := complaints("preparation", json.loads(json.dumps(asdict(cast(Any, each)))), type(each)):
+            raise UserError(f"{file}: {wrong[0]}")
+        for key in ("fields", "cardinalities", "vocabulary", "characters"):
+            made, read = getattr(each.stream_spec, key), getattr(streams[name], key)
+            if not _readable(made, read):
+                raise UserError(f"{file}: streams.{name}.{key}={show(read)}, and its preparation makes {show(made)}")
+    return prepared
+
+
+def _readable(made: object, read: object) -> bool:
+    """Whether a network for ``read`` takes what is ``made``: the same fields, and no larger numbers of categories."""
+    if isinstance(made, tuple) and isinstance(read, tuple):
+        return len(made) == len(read) and all(one <= most for one, most in zip(made, read, strict=True))
+    return made <= read if isinstance(made, int) and isinstance(read, int) else made == read
 
 
 def _of_stream(run: str | Path, prepared: Mapping[str, Prepared], stream: str | None) -> Prepared:
@@ -117,7 +148,8 @@ def predict(
 ) -> None:
     """Write every task's predictions for the rows of ``input``, in their order, to ``output`` (.parquet or .csv).
 
-    Memory is bounded by ``batch_size``, not by the file. ``output`` appears when it is complete.
+    Rows that cannot be used, where the run passes over such, have empty ones. Memory is bounded by ``batch_size``, not by the
+    file. ``output`` appears when it is complete.
 
     Raises:
         UserError: an unknown format, a column that is not there, a cell that cannot be read.
@@ -125,9 +157,16 @@ def predict(
     if output.suffix not in OUTPUTS:
         raise UserError(f"--output {output}: the format is taken from the ending; allowed are {choices(OUTPUTS)}")
     trained = load(run, allowed=allowed, stream=stream)
+    preparation, passed = trained.preparation, passing_over(trained.preparation)
     with _whole(output) as temporary, _writer(temporary, output.suffix) as write:
-        for rows in trained.preparation.batches(input, trained.preparation.columns, batch_size):
-            write(pa.RecordBatch.from_pydict(trained.predictions(rows)))
+        for rows in preparation.batches(input, preparation.columns, batch_size):
+            found, places = of_usable(trained.predictions, preparation, rows, passed)
+            if len(places) < rows.num_rows:
+                back = {place: row for row, place in enumerate(places)}
+                index = pa.array([back.get(row) for row in range(rows.num_rows)], pa.int64())
+                found = {name: column.take(index) for name, column in found.items()}
+            write(pa.RecordBatch.from_pydict(found))
+    say_passed(passed, "their predictions are empty")
 
 
 def evaluate(
@@ -143,17 +182,44 @@ def evaluate(
     trained = load(run, allowed=allowed, stream=stream)
     preparation, seen = trained.preparation, Measured(trained.model)
     wanted = tuple(dict.fromkeys([*preparation.columns, *preparation.target_columns(trained.targets)]))
-    rows_seen = 0
+    rows_seen, passed = 0, passing_over(preparation)
     for rows in preparation.batches(input, wanted, batch_size):
-        seen.add(trained.outputs(rows), trained.labels(rows))
-        rows_seen += rows.num_rows
+        (outputs, labels), places = of_usable(
+            lambda rows: (trained.outputs(rows), trained.labels(rows)), preparation, rows, passed
+        )
+        seen.add(outputs, labels)
+        rows_seen += len(places)
+    say_passed(passed, "no metric counts them")
     if not rows_seen:
-        raise UserError(f"{input} has no rows")
+        raise UserError(f"{input} has no rows{' that can be used' if passed.lines else ''}")
     trained.model.cpu()
     report = seen.report()
     tasks = [task for task in trained.model.tasks if task.name in trained.targets]
     print_results(report.metrics, averages(report.metrics, tasks), tasks, str(input))
     return report
+
+
+def passing_over(prepared: Prepared) -> Skipping:
+    """What is done about rows that cannot be used: as in training."""
+    return Skipping("stop" if prepared.max_errors is None else "skip", prepared.max_errors or 0)
+
+
+def of_usable(use: Callable[[Rows], Result], prepared: Prepared, rows: Rows, passed: Skipping) -> tuple[Result, Sequence[int]]:
+    """``use`` of the rows that can be used, and their places; which these are is only asked for when one cannot."""
+    try:
+        return use(rows), range(rows.num_rows)
+    except UserError:
+        if not (bad := prepared.unusable(rows)):
+            raise
+    for error in bad.values():
+        passed(error)
+    places = [row for row in range(rows.num_rows) if row not in bad]
+    return use(picked(rows, places)), places
+
+
+def say_passed(passed: Skipping, so: str) -> None:
+    if passed.lines:
+        log.warning("%d rows cannot be used and are passed over, %s; the first: %s", len(passed.lines), so, passed.lines[0])
 
 
 @contextmanager
@@ -200,5 +266,6 @@ def _as_text(column: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         return column.cast(pa.string())
     if pa.types.is_nested(column.type):
-        return pa.array([json.dumps(value, ensure_ascii=False) for value in column.to_pylist()])
+        cells = [None if value is None else json.dumps(value, ensure_ascii=False) for value in column.to_pylist()]
+        return pa.array(cells, pa.string())
     return column

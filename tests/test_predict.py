@@ -14,7 +14,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from mtl_runner import checkpoint, predict, trainer
+from mtl_runner import checkpoint, predict, validation
 from mtl_runner.datasets.digits import Digits
 from mtl_runner.datasets.table import Table
 from mtl_runner.errors import UserError
@@ -183,7 +183,7 @@ def test_decisions_ask_for_no_outputs_but_those_that_they_are_about(
         asked.append([name for key in split.targets for name in model.task_groups[key].names])
         return outputs_of(model, split, size)
 
-    monkeypatch.setattr(trainer, "predict", watched)
+    monkeypatch.setattr(validation, "predict", watched)
     folder = train("imbalance=temperature", "imbalance.temperature.tasks=[parity]", "trainer.epochs=1")
     assert asked == [["parity"]] and set(json.loads((folder / "test_metrics.json").read_text())["unadjusted"]) == {"parity"}
 
@@ -200,6 +200,9 @@ def test_a_folder_that_no_run_has_written_is_refused(train: Callable[..., Path],
         (folder / "data.json").write_text(json.dumps(written | change))
         with pytest.raises(UserError, match=r"data\.json: this program writes no such preparation"):
             predict.predict(folder, digits, tmp_path / "out.csv")
+    (folder / "data.json").write_text(json.dumps(written | {"preparation": written["preparation"] | {"shape": [8, "8"]}}))
+    with pytest.raises(UserError, match=r'data\.json: preparation\.shape\.1="8": must be a whole number'):
+        predict.predict(folder, digits, tmp_path / "out.csv")
     (folder / "data.json").write_text(json.dumps(written | {"preparation": written["preparation"] | {"stream": "other"}}))
     with pytest.raises(UserError, match=r"its preparation is of a stream 'other'; there are input"):
         predict.predict(folder, digits, tmp_path / "out.csv")

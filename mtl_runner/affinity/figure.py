@@ -1,5 +1,6 @@
 """A measure as a heat map, tasks in the order of their dendrogram, and the groups that are proposed."""
 
+from itertools import product
 from math import floor, log10
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ _NUMBERED, _NAMED = 16, 80
 """Tasks up to which the cells have their numbers, and rows and columns their names."""
 _TREE, _STRIP, _TOP = 1.0, 0.32, 0.62
 """Inches: height of the dendrogram, width of the groups' numbers, and over the dendrogram."""
+_INSET = 0.05
+"""Of a cell, by which frames are smaller than what they hold, so that those side by side stay apart."""
 
 
 def picture(each: Affinity, groups: Groups) -> "Figure":
@@ -47,7 +50,7 @@ def picture(each: Affinity, groups: Groups) -> "Figure":
     bar.outline.set(edgecolor=TRAIN, linewidth=0.5)
     bar.ax.tick_params(labelsize=7, length=0, colors=INK)
     unit = f"in units of 1e{power}; " * bool(power)
-    said = f"{'of rows on columns; ' * each.directed}{unit}proposed groups framed and numbered"
+    said = f"{'of rows on columns; ' * each.directed}{unit}framed: pairs of one proposed group, its number on the right"
     titles(figure, f"{each.name}: {each.title}", said)
     return figure
 
@@ -95,14 +98,25 @@ def _names(axes: "Axes", names: list[str], size: float, slanted: bool) -> None:
 
 
 def _groups(axes: "Axes", order: list[int], groups: Groups, size: float) -> None:
-    """The number of each task's group beside its row, and a frame around those that stand together."""
+    """The number of each task's group beside its row, and frames around its pairs: several where its tasks are no neighbours."""
     from matplotlib.patches import Rectangle
 
     numbers = {task: number for number, group in enumerate(groups, 1) for task in group}
     for place, task in enumerate(order if len(order) <= _NAMED else ()):
         axes.text(len(order) - 0.3, place, str(numbers[task]), fontsize=size, fontweight="bold", color=INK, va="center")
     for group in groups:
-        places = [order.index(task) for task in group]
-        if len(group) > 1 and max(places) - min(places) == len(group) - 1:
-            corner = (min(places) - 0.5, min(places) - 0.5)
-            axes.add_patch(Rectangle(corner, len(group), len(group), fill=False, edgecolor=INK, linewidth=1.6, clip_on=False))
+        stretches = _stretches(sorted(order.index(task) for task in group)) if len(group) > 1 else []
+        for rows, columns in product(stretches, repeat=2):
+            (left, wide), (top, high) = ((each[0] - 0.5 + _INSET, len(each) - 2 * _INSET) for each in (columns, rows))
+            axes.add_patch(Rectangle((left, top), wide, high, fill=False, edgecolor=INK, linewidth=1.6))
+
+
+def _stretches(places: list[int]) -> list[list[int]]:
+    """Sorted ``places`` in as few pieces without a gap as there are."""
+    found: list[list[int]] = []
+    for place in places:
+        if found and place == found[-1][-1] + 1:
+            found[-1].append(place)
+        else:
+            found.append([place])
+    return found

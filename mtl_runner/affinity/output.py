@@ -70,6 +70,11 @@ def score_of(each: Affinity, groups: Sequence[Sequence[int]]) -> float:
     return score(each.values.nan_to_num(nan=0.0).numpy(), groups)
 
 
+def _number(value: float) -> str:
+    said = f"{value:z.3g}"
+    return f"\N{MINUS SIGN}{said[1:]}" if said.startswith("-") else said
+
+
 def _table(each: Affinity) -> Table:
     title = f"{each.name}: {each.title}" + (", of rows on columns" if each.directed else "")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -77,6 +82,6 @@ def _table(each: Affinity) -> Table:
     for name in each.tasks:
         table.add_column(escape(name), justify="right", overflow="fold")
     for place, (name, row) in enumerate(zip(each.tasks, each.values.tolist(), strict=True)):
-        cells = ("" if other == place else "–" if value != value else f"{value:z.3g}" for other, value in enumerate(row))
+        cells = ("" if other == place else "–" if value != value else _number(value) for other, value in enumerate(row))
         table.add_row(escape(name), *cells)
     return table

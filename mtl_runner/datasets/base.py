@@ -47,6 +47,8 @@ class TaskOptions:
     classes: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     """Those of the type itself, as ``KINDS`` has them."""
+    listed: bool = False
+    """Whether the user wrote a list of names, so that there is no mapping with options to add to."""
 
 
 def task_options(
@@ -62,7 +64,11 @@ def task_options(
     named = tasks if isinstance(tasks, Mapping) else dict.fromkeys(tasks)
     if not named:
         raise UserError("dataset.tasks names no task")
-    return {str(name): _options(str(name), options or {}, allowed, kinds) for name, options in named.items()}
+    if "average" in named:
+        raise UserError("dataset.tasks: average is what the mean over the tasks is called; give the task another name")
+    checked = {str(name): _options(str(name), options or {}, allowed, kinds) for name, options in named.items()}
+    listed = not isinstance(tasks, Mapping)
+    return {name: replace(options, listed=listed) for name, options in checked.items()}
 
 
 def _options(

@@ -74,7 +74,8 @@ class Coco(ImageDataset):
         tested = None if len(read) == 1 else np.flatnonzero(images.good >= len(read[0].images))
         parts = split(self.splitting, np.zeros((len(images.good), 1), np.int64), None, tested)
         parts = {part: images.good[rows] for part, rows in parts.items()}
-        prepared = self._prepared(table, asked, read[0], look, parts)
+        places = {str(each.path.resolve()): str(Path(folder).resolve()) for each, folder in zip(read, folders, strict=True)}
+        prepared = replace(self._prepared(table, asked, read[0], look, parts), folders=places)
         targets = prepared.labelled(table, list(self.options), images.windows, None)
         notes = [*skipping.note("images or annotations"), *_without(prepared.masks, targets)]
         stream = Stream(images, targets, parts, prepared, None, tuple(notes))
@@ -93,8 +94,8 @@ class Coco(ImageDataset):
                 points[name] = tuple(point_columns(name, first.points(classes[0])))
             elif kind == "detection":
                 boxes[name] = classes
-        labels, most = Preparation((), (), fitted, stream=self.stream), self.max_errors if self.on_error == "skip" else None
-        return CocoPreparation(IMAGE, look, labels, points, boxes, asked=asked, max_errors=most)
+        labels = Preparation((), (), fitted, stream=self.stream)
+        return CocoPreparation(IMAGE, look, labels, points, boxes, max_errors=self.most, asked=asked)
 
 
 def _options(tasks: Tasks) -> dict[str, TaskOptions]:

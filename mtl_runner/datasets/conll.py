@@ -12,6 +12,8 @@ from annotated_types import Ge
 from mtl_runner.batch import MISSING, Data, Split
 from mtl_runner.datasets.base import Dataset, described, fingerprint, known, select, task_options, texts
 from mtl_runner.datasets.rows.columns import order
+from mtl_runner.datasets.rows.encodings import mark_notes
+from mtl_runner.datasets.rows.finding import existing
 from mtl_runner.datasets.skipping import OnError, Skipping
 from mtl_runner.datasets.splitting import Splitting, split
 from mtl_runner.datasets.stratify import Ints
@@ -108,7 +110,8 @@ class Conll(Dataset):
         prepared = self._fitted(word, words, parts["train"], tags)
         splits = {part: _part(prepared, rows.take(pa.array(places)), places) for part, places in parts.items()}
         specs = {name: described(each.spec(self.stream), self.options[name]) for name, each in tags.items()}
-        notes = self._notes(prepared, words, splits, parts)
+        notes = [line for paths in self.paths.values() for path in paths for line in mark_notes(existing(path))]
+        notes += self._notes(prepared, words, splits, parts)
         notes += [line for name in tags for line in _tag_notes(name, rows, prepared, words, parts)]
         notes += skipping.note("sentences")
         data = Data(splits, {self.stream: prepared.stream_spec}, specs, prepared.to_json(), fingerprint(splits), tuple(notes))

@@ -86,7 +86,8 @@ class Dense(Dataset):
         columns = {name: task.map.column for name, task in self.tasks.items()}
         for column in (self.image, *columns.values()):
             named_files(rows, column)
-        prepared = Pixelwise(self.image, self._shape(rows), self.size is not None, self._maps(), self.stream)
+        most = self.max_errors if self.on_error == "skip" else None
+        prepared = Pixelwise(self.image, self._shape(rows), self.size is not None, self._maps(), self.stream, most)
         images, targets, kept = _read(rows, prepared, skipping)
         parts = split(self._splitting(rows), np.zeros((len(kept), 1), np.int64), self._split_values(rows, kept))
         prepared = fitted(prepared, targets, parts["train"])

@@ -3,8 +3,10 @@
 import gzip
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 from mtl_runner.errors import UserError, choices
@@ -88,16 +90,15 @@ def md5(path: Path) -> str:
     return digest.hexdigest()
 
 
-def contents(path: Path) -> bytes:
-    """A file's bytes, unpacked where its name ends in ``.gz``.
+@contextmanager
+def unpacked(path: Path) -> Iterator[gzip.GzipFile | BufferedReader]:
+    """A file to be read from, unpacked where its name ends in ``.gz``.
 
     Raises:
         UserError: it is cut off or is not packed.
     """
-    if path.suffix != ".gz":
-        return path.read_bytes()
     try:
-        with gzip.open(path) as stream:
-            return stream.read()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            yield stream
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be unpacked: {error}") from None
+        raise UserError(f"{path} cannot be {'unpacked' if path.suffix == '.gz' else 'read'}: {error}") from None

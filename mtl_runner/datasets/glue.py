@@ -51,15 +51,15 @@ TASKS: Mapping[str, GlueTask] = {
     "cola": GlueTask("CoLA", ("sentence",), "label", metric="mcc", names=("source", "label", "star", "sentence")),
     "sst2": GlueTask("SST-2", ("sentence",), "label", metric="accuracy"),
     "mrpc": GlueTask("MRPC", ("#1 String", "#2 String"), "Quality", metric="accuracy"),
-    "stsb": GlueTask("STS-B", _PAIR, "score", "regression", ()),
+    "stsb": GlueTask("STS-B", _PAIR, "score", "regression", (), "spearman"),
     "qqp": GlueTask("QQP", ("question1", "question2"), "is_duplicate", metric="accuracy"),
     "mnli": GlueTask("MNLI", _PAIR, "gold_label", "multiclass", _THREE, "accuracy", dev="dev_matched.tsv"),
     "qnli": GlueTask("QNLI", ("question", "sentence"), "label", classes=_ENTAILED, metric="accuracy"),
     "rte": GlueTask("RTE", _PAIR, "label", classes=_ENTAILED, metric="accuracy"),
     "wnli": GlueTask("WNLI", _PAIR, "label", metric="accuracy"),
 }
-"""Metrics are the benchmark's, where there are several the first: for MRPC and QQP accuracy, not the F1 of class 1, as ``f1`` is
-the mean over both classes here. STS-B has R² in place of a correlation."""
+"""Metrics are the benchmark's. Of two, one selects: for MRPC and QQP accuracy, not the F1 of class 1, as ``f1`` is the mean over
+both classes here; for STS-B Spearman's correlation, beside which Pearson's is reported."""
 
 
 class Glue(Dataset):
@@ -120,7 +120,7 @@ class Glue(Dataset):
 
     def _task(self, name: str, found: Mapping[str, Path]) -> Data:
         task, chosen = TASKS[name], self.options[name]
-        reading = Reading("\t", "utf-8", MISSING_TEXTS, task.names, quoted=False)
+        reading = Reading("\t", "utf-8", MISSING_TEXTS, task.names, quoted=False, texts=task.texts)
         wanted = [*task.texts, task.label]
         tables = [_columns(read(str(found[file]), reading), wanted) for file in task.files]
         options = replace(

@@ -22,7 +22,7 @@ from mtl_runner.datasets.rows.inputs import matching
 from mtl_runner.datasets.rows.labels import TYPES, Labels, read_labels
 from mtl_runner.datasets.rows.notes import label_notes
 from mtl_runner.datasets.rows.preparation import Preparation
-from mtl_runner.datasets.rows.reading import Reading, read, where
+from mtl_runner.datasets.rows.reading import Reading, as_read, file_notes, read, where
 from mtl_runner.datasets.skipping import Skipping
 from mtl_runner.datasets.splitting import split
 from mtl_runner.datasets.stratify import Ints
@@ -55,14 +55,16 @@ class LabelledImages(ImageDataset):
         look = self.look(paths)
         images = self.read(paths, place, look, skipping)
         parts, groups = self._parts(table, labels, images.good)
+        fitted, reading = {name: task.fit(parts["train"]) for name, task in labels.items()}, as_read(self.reading, table)
         prepared = ImagePreparation(
             self.image,
             look,
-            Preparation((), (), {name: task.fit(parts["train"]) for name, task in labels.items()}, self.reading, self.stream),
+            Preparation((), (), fitted, reading, self.stream),
             {name: _coordinates(name, self._columns(table, name)) for name in self._of_kind("keypoints")},
             {name: self._classes(name, rows) for name, rows in boxes.items()},
             tuple(self._of_kind("reconstruction")),
             self.relative,
+            self.most,
         )
         values = images.values() if prepared.pixels else None
         targets = prepared.labelled(table, list(self.options), images.windows, values)
@@ -70,7 +72,12 @@ class LabelledImages(ImageDataset):
         known = {name for name, target in targets.items() if labelled(target[torch.from_numpy(parts["train"])]).any()}
         if not known:
             raise UserError("no task has a label in the training part: there is nothing to learn from")
-        said = [*notes, *skipping.note("images or boxes"), *place_notes(prepared, targets, parts, table, boxes)]
+        said = [
+            *file_notes(table),
+            *notes,
+            *skipping.note("images or boxes"),
+            *place_notes(prepared, targets, parts, table, boxes),
+        ]
         said += label_notes(labels, prepared.labels.tasks, arrays, parts) if known & set(labels) else []
         stream = Stream(images, targets, parts, prepared, groups, tuple(said))
         return as_data([stream], self.options, prepared.to_json(), self.changes, self.only, skipping.lines)
@@ -136,7 +143,7 @@ class ImageTable(LabelledImages):
         boxes: a file with a row for each box: the image's name, x1, y1, x2, y2 (or x, y, width, height) and, if there are
             several, the class.
         coordinates: of points and boxes: pixels of the file, or relative, 0 … 1 of width and height.
-        separator, encoding, missing, names, comment: how the file of labels is written; see ``Reading``.
+        separator, encoding, missing, names, comment, decimal: how the file of labels is written; see ``Reading``.
     """
 
     def __init__(
@@ -153,6 +160,7 @@ class ImageTable(LabelledImages):
         missing: list[str] | None = None,
         names: list[str] | None = None,
         comment: str | None = None,
+        decimal: Literal[".", ","] | None = None,
         stream: str = "input",
         **options: Unpack[ImageOptions],
     ) -> None:
@@ -163,7 +171,7 @@ class ImageTable(LabelledImages):
         if self.relative and self.fit != "stretch":
             raise UserError("dataset.coordinates=relative goes with dataset.fit=stretch: a window is in pixels")
         tokens = MISSING_TEXTS if missing is None else tuple(missing)
-        self.reading = Reading(separator, encoding, tokens, texts(names), comment)
+        self.reading = Reading(separator, encoding, tokens, texts(names), comment, decimal=decimal)
 
     def load(self) -> Data:
         """Read labels and images, split, fit on the training part."""

@@ -9,9 +9,7 @@ import pyarrow as pa
 from annotated_types import Ge
 
 from mtl_runner.datasets.files import Expected, expect
-from mtl_runner.datasets.interacting.sides import Side
 from mtl_runner.datasets.recsys import Recsys
-from mtl_runner.datasets.rows.columns import MISSING_TEXTS
 from mtl_runner.datasets.stratify import Ints
 from mtl_runner.errors import UserError
 
@@ -97,19 +95,19 @@ class MovieLens(Recsys):
         separator = "\t" if self.layout.separator == "|" else self.layout.separator
         return _rows(self.found[0], separator, self.layout.columns[0]), None
 
-    def _sides(self) -> tuple[Side, ...]:
+    def _side_tables(self) -> list[tuple[pa.Table, str, str]]:
         if not self.features:
-            return ()
+            return []
         users, films = (
             _rows(path, self.layout.separator, names) for path, names in zip(self.found[1:], self.layout.columns[1:], strict=True)
         )
         years = [title[-5:-1] if title.endswith(")") and title[-5:-1].isdigit() else None for title in films["title"].to_pylist()]
         films = films.append_column("year", pa.array(years, pa.string()))
         sides = zip((users, films), ("user", "item"), self.found[1:], strict=True)
-        return tuple(
-            Side.of(table.drop_columns([name for name in _LEFT_OUT if name in table.schema.names]), key, str(path), MISSING_TEXTS)
+        return [
+            (table.drop_columns([name for name in _LEFT_OUT if name in table.schema.names]), key, str(path))
             for table, key, path in sides
-        )
+        ]
 
 
 def _rows(path: Path, separator: str, names: Sequence[str]) -> pa.Table:

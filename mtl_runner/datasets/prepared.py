@@ -9,6 +9,7 @@ from typing import Any, ClassVar, cast
 import pyarrow as pa
 from torch import Tensor
 
+from mtl_runner.batch import StreamSpec
 from mtl_runner.datasets.rows.reading import Rows
 from mtl_runner.errors import UserError, choices
 
@@ -33,6 +34,13 @@ class Prepared(ABC):
 
     kind: ClassVar[str]
     stream: str
+    max_errors: int | None = None
+    """Rows of a file that may be passed over where they cannot be used, as in training; None: the first one stops."""
+
+    @property
+    @abstractmethod
+    def stream_spec(self) -> StreamSpec:
+        """What its inputs look like."""
 
     @property
     @abstractmethod
@@ -59,6 +67,10 @@ class Prepared(ABC):
         Raises:
             UserError: a column that is not there; with file, line and column, a cell that cannot be read.
         """
+
+    def unusable(self, rows: Rows) -> dict[int, UserError]:
+        """Rows that ``inputs`` cannot make anything of, and why; where one alone can be at fault."""
+        return {}
 
     def context(self, rows: Rows) -> dict[str, Tensor]:
         """What metrics and predictions need beside the targets: ``user``, ``length`` …"""
@@ -96,9 +108,9 @@ def read_preparation(stored: Mapping[str, Any]) -> dict[str, Prepared]:
     try:
         parts = stored["streams"].values() if stored.get("kind") == "streams" else [stored]
         made = [_one(part) for part in parts]
+        return {prepared.stream: prepared for prepared in made}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"data.json: this program writes no such preparation ({type(error).__name__}: {error})") from None
-    return {prepared.stream: prepared for prepared in made}
 
 
 def _one(stored: Mapping[str, Any]) -> Prepared:

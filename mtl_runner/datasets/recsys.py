@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from mtl_runner.datasets.rows.inputs import fit_inputs, matching
 from mtl_runner.datasets.rows.labels import Labels, read_labels
 from mtl_runner.datasets.rows.notes import label_notes
 from mtl_runner.datasets.rows.preparation import Preparation
-from mtl_runner.datasets.rows.reading import Reading, concatenated, read, where
+from mtl_runner.datasets.rows.reading import Reading, as_read, concatenated, file_notes, read, where
 from mtl_runner.datasets.splitting import Splitting, split
 from mtl_runner.datasets.stratify import Ints
 from mtl_runner.errors import UserError
@@ -47,7 +47,7 @@ class Recsys(Dataset):
         numeric, categorical: columns whose type is not to be guessed.
         split: ``by`` random, time, column, or user, item: validation and test then have users or items that training has
             not; ``column`` of the time, or of the parts' names; ``validation`` and ``test`` (shares).
-        fold, folds, split_seed, separator, encoding, missing, names, comment: as of ``table``.
+        fold, folds, split_seed, separator, encoding, missing, names, comment, decimal: as of ``table``.
     """
 
     provides = frozenset({"numeric", "categorical"})
@@ -76,6 +76,7 @@ class Recsys(Dataset):
         missing: list[str] | None = None,
         names: list[str] | None = None,
         comment: str | None = None,
+        decimal: Literal[".", ","] | None = None,
         stream: str = "input",
     ) -> None:
         self.path, self.test_path, self.only, self.stream = path, test_path, only, stream
@@ -88,15 +89,18 @@ class Recsys(Dataset):
         self.categorical = texts(categorical)
         self.splitting = self._splitting(split or {}, fold, folds, split_seed)
         tokens = MISSING_TEXTS if missing is None else tuple(missing)
-        self.reading = Reading(separator, encoding, tokens, texts(names), comment)
+        several = tuple(each.name for each in self.many)
+        self.reading = Reading(separator, encoding, tokens, texts(names), comment, texts=several, decimal=decimal)
 
     def load(self) -> Data:
         """Read, join, split, fit on the training part, prepare."""
         rows, tested = self._interactions()
         for key, name in (("user", self.user), ("item", self.item)):
             self._check_ids(rows, key, name)
-        sides = self._sides()
-        bare = Joined(Preparation((), reading=self.reading), self.user, sides)
+        described = self._side_tables()
+        sides = tuple(Side.of(table, key, path, self.reading.missing) for table, key, path in described)
+        files = [rows, *(table for table, _, _ in described)]
+        bare = Joined(Preparation((), reading=as_read(self.reading, *files)), self.user, sides)
         table, labels = bare.joined(rows), self._labels(rows)
         values = self._split_values(table)
         strata = np.stack([column for task in labels.values() for column in task.strata], axis=1)
@@ -112,7 +116,7 @@ class Recsys(Dataset):
         if self.splitting.by == "group":
             context["group"] = numbered(table, str(self.splitting.column), self.reading.missing)
         fields = {name: tensor.numpy() for name, tensor in prepared.table.inputs(table).items()}
-        notes += self._following(prepared, table) + self._unseen(table, parts)
+        notes = file_notes(*files) + notes + self._following(prepared, table) + self._unseen(table, parts)
         notes += label_notes(labels, prepared.table.tasks, targets, parts)
         data = assembled(Source(fields, targets, context), parts, prepared.table, self.options, self.only, notes)
         specs = {name: replace(spec, kind=self.options[name].type or spec.kind) for name, spec in data.targets.items()}
@@ -128,17 +132,18 @@ class Recsys(Dataset):
         both = concatenated([table, read(self.test_path, self.reading)])
         return both, np.arange(table.num_rows, both.num_rows)
 
-    def _sides(self) -> tuple[Side, ...]:
+    def _side_tables(self) -> list[tuple[pa.Table, str, str]]:
+        """The files of users and items, with their column of ids and their paths."""
         found = []
         for (place, path), key in zip(self.side_paths.items(), (self.user, self.item), strict=True):
             if path is None:
                 continue
             if key is None:
                 raise UserError(f"dataset.{place}={path} needs dataset.{place[:-1]}, the column of the ids")
-            table = read(path, Reading(self.reading.separator, self.reading.encoding, self.reading.missing))
+            table = read(path, replace(self.reading, names=(), comment=None))
             matching([key], table.schema.names, f"dataset.{place}={path}")
-            found.append(Side.of(table, key, path, self.reading.missing))
-        return tuple(found)
+            found.append((table, key, path))
+        return found
 
     def _check_ids(self, rows: pa.Table, key: str, name: str | None) -> None:
         if name is None:
@@ -189,7 +194,7 @@ class Recsys(Dataset):
         chosen = self._input_columns(names, {column for task in labels.values() for column in task.columns})
         inputs = fit_inputs(table, chosen, parts["train"], missing, *forced)
         targets = {name: task.fit(parts["train"]) for name, task in labels.items()}
-        own = Preparation(tuple(inputs.numbers), tuple(inputs.categories), targets, self.reading, self.stream)
+        own = Preparation(tuple(inputs.numbers), tuple(inputs.categories), targets, prepared.table.reading, self.stream)
         return replace(prepared, table=own, after=self.after), inputs.notes
 
     def _ignored(self, names: list[str]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Any CSV or Parquet file as a multi-task data set."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from mtl_runner.datasets.rows.inputs import fit_inputs, matching
 from mtl_runner.datasets.rows.labels import TYPES, Labels, read_labels
 from mtl_runner.datasets.rows.notes import label_notes
 from mtl_runner.datasets.rows.preparation import Preparation, read_numbers
-from mtl_runner.datasets.rows.reading import Reading, concatenated, read, where
+from mtl_runner.datasets.rows.reading import Reading, as_read, concatenated, file_notes, read, where
 from mtl_runner.datasets.splitting import Splitting, split
 from mtl_runner.datasets.stratify import Floats, Ints
 from mtl_runner.errors import UserError
@@ -45,7 +45,7 @@ class Table(Dataset):
         split: ``by`` (random, group, time, column), ``column``, ``validation`` and ``test`` (shares).
         fold: test on this one of ``folds`` parts; ``split.test`` is not used then.
         split_seed: moves the split.
-        separator, encoding, missing, names, comment: how the files are written; see ``Reading``.
+        separator, encoding, missing, names, comment, decimal: how the files are written; see ``Reading``.
     """
 
     provides = frozenset({"numeric", "categorical"})
@@ -70,6 +70,7 @@ class Table(Dataset):
         missing: list[str] | None = None,
         names: list[str] | None = None,
         comment: str | None = None,
+        decimal: Literal[".", ","] | None = None,
         stream: str = "input",
     ) -> None:
         self.path, self.test_path, self.only, self.stream = (path, test_path, only, stream)
@@ -85,7 +86,7 @@ class Table(Dataset):
         if separator is not None and len(separator) != 1:
             raise UserError(f"dataset.separator={separator!r} is not a single character")
         tokens = MISSING_TEXTS if missing is None else tuple(missing)
-        self.reading = Reading(separator, encoding, tokens, texts(names), comment)
+        self.reading = Reading(separator, encoding, tokens, texts(names), comment, decimal=decimal)
 
     def load(self) -> Data:
         """Read, split, fit on the training part, prepare."""
@@ -98,14 +99,16 @@ class Table(Dataset):
         forced = (matching(self.named[key], table.schema.names, f"dataset.{key}") for key in ("numeric", "categorical"))
         inputs = fit_inputs(table, chosen, parts["train"], self.reading.missing, *forced)
         targets = {name: task.fit(parts["train"]) for name, task in labels.items()}
-        preparation = Preparation(tuple(inputs.numbers), tuple(inputs.categories), targets, self.reading, self.stream)
+        preparation = Preparation(
+            tuple(inputs.numbers), tuple(inputs.categories), targets, as_read(self.reading, table), self.stream
+        )
         values = {name: tensor.numpy() for name, tensor in preparation.targets(table).items()}
         context: dict[str, NDArray[Any]] = {"row": np.arange(table.num_rows)}
         if self.splitting.by == "group" and groups is not None:
             context["group"] = np.unique(groups.astype(str), return_inverse=True)[1].reshape(-1)
         prepared = {field: tensor.numpy() for field, tensor in preparation.inputs(table).items()}
         source = Source(prepared, values, context, self._weights(table))
-        notes = inputs.notes + label_notes(labels, targets, values, parts)
+        notes = file_notes(table) + inputs.notes + label_notes(labels, targets, values, parts)
         return assembled(source, parts, preparation, self.options, self.only, notes)
 
     def _read(self) -> tuple[pa.Table, Ints | None]:

@@ -13,7 +13,7 @@ from mtl_runner.errors import UserError, choices, nearest
 
 TABLE_KEYS = (
     "path", "test_path", "inputs", "ignore", "numeric", "categorical", "weights", "split", "separator", "encoding",
-    "missing", "names", "comment",
+    "missing", "names", "comment", "decimal",
 )  # fmt: skip
 
 
@@ -57,9 +57,8 @@ class Tables(Dataset):
         self.order, self.only = list(named), only
         self.tables = {}
         for name, options in files.items():
-            own: dict[str, dict[str, Any] | None] = {
-                task: _without_table(each) for task, each in named.items() if homes[task] == name
-            }
+            read = {task: _without_table(each) for task, each in named.items() if homes[task] == name}
+            own: dict[str, dict[str, Any] | None] | list[str] = {**read} if isinstance(tasks, Mapping) else list(read)
             self.tables[name] = Table(**{"split": split, **options}, **common, tasks=own, stream=name)
 
     def load(self) -> Data:

@@ -21,7 +21,7 @@ from mtl_runner.datasets.words.corpus import Corpus, TextOptions
 from mtl_runner.errors import UserError, choices
 
 TASK_KEYS = ("type", "columns", "role", "metric", "positive", "classes")
-CORPUS_KEYS = ("path", "test_path", "text", "tasks", "split", "separator", "encoding", "missing", "names")
+CORPUS_KEYS = ("path", "test_path", "text", "tasks", "split", "separator", "encoding", "missing", "names", "decimal")
 
 Tasks = dict[str, dict[str, Any] | None] | list[str]
 
@@ -38,7 +38,7 @@ class Text(Dataset):
         tasks: by name, their options as in ``dataset=table``: ``type``, ``columns``, ``role``, ``metric`` …; or a list of names.
         text: the column of texts, or the two columns of pairs, which stand one after the other with a mark between them.
         corpora: in place of ``path``, ``text`` and ``tasks``: by name, the same keys for each corpus, ``test_path``, ``split``,
-            ``separator``, ``encoding``, ``missing`` and ``names`` among them where they differ.
+            ``separator``, ``encoding``, ``missing``, ``names`` and ``decimal`` among them where they differ.
         test_path: file(s) whose rows are the test part; the split then divides the others.
         only: train only these tasks.
         level: words (letters, digits and _ in a row, and single punctuation marks) or characters.
@@ -50,7 +50,7 @@ class Text(Dataset):
         max_letters: of a longer word the first and last letters are read, half of this number each.
         max_length: words, characters or pieces of a text that are read; of a pair, the longer text is cut first.
         split, fold, folds, split_seed: as in ``dataset=table``.
-        separator, encoding, missing, names: how the files are written; see ``Reading``.
+        separator, encoding, missing, names, decimal: how the files are written; see ``Reading``.
         on_error: what to do about an empty text: stop, or skip its row.
         max_errors: how many rows may be skipped.
     """
@@ -82,6 +82,7 @@ class Text(Dataset):
         encoding: str = "utf-8",
         missing: list[str] | None = None,
         names: list[str] | None = None,
+        decimal: Literal[".", ","] | None = None,
         on_error: Literal["stop", "skip"] = "stop",
         max_errors: Annotated[int, Ge(0)] = 100,
         stream: str = "input",
@@ -98,6 +99,7 @@ class Text(Dataset):
             "encoding": encoding,
             "missing": missing,
             "names": names,
+            "decimal": decimal,
         }
         own = {"path": path, "test_path": test_path, "text": text, "tasks": tasks}
         self.corpora = {}
@@ -148,7 +150,8 @@ def _corpus(stream: str, options: Mapping[str, Any], splitting: Splitting, how: 
     if len(columns) not in (1, 2):
         raise UserError(f"dataset.text={list(columns)}: one column of texts, or the two of pairs")
     tokens = MISSING_TEXTS if options["missing"] is None else texts(options["missing"])
-    reading = Reading(options["separator"], options["encoding"], tokens, texts(options["names"]), None)
+    written: dict[str, Any] = {"texts": columns, "decimal": options["decimal"]}
+    reading = Reading(options["separator"], options["encoding"], tokens, texts(options["names"]), None, **written)
     return Corpus(columns, task_options(with_times(options["tasks"]), TASK_KEYS, TYPES), splitting, reading, how, stream)
 
 

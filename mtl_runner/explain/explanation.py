@@ -18,7 +18,7 @@ from mtl_runner.explain.shared import Pair, pairs
 from mtl_runner.fetching import as_tensors, at_once, is_stored
 from mtl_runner.folder import RunFolder
 from mtl_runner.model import MultiTaskModel
-from mtl_runner.predict import Trained, load
+from mtl_runner.predict import Trained, load, of_usable, passing_over, say_passed
 from mtl_runner.seeding import derive, generator
 from mtl_runner.tasks.group import pack
 from mtl_runner.tracking import locate
@@ -124,8 +124,10 @@ def explained(
 def _of_part(run: str | Path, part: str, allowed: Sequence[str]) -> tuple[Batch, Batch, str]:
     """The part, the training part, and what to call it; the data set is read again, as the run did."""
     folder = RunFolder(locate(run))
-    node, known = folder.read_config(allowed), folder.read_json("data.json")["fingerprint"]
+    node, known = folder.read_config(allowed), folder.read_json("data.json").get("fingerprint")
     other = "name labelled rows of a table with --input"
+    if known is None:
+        raise UserError(f"{folder.path / 'data.json'}: has no fingerprint of the data that the run was trained on; {other}")
     try:
         data = plug(node["dataset"], "dataset", allowed)().load()
     except UserError as error:
@@ -142,7 +144,12 @@ def _of_table(trained: Trained, path: Path) -> tuple[Batch, Batch, str]:
     found = [rows for rows in preparation.batches(path, wanted, 65536) if rows.num_rows]
     if not found:
         raise UserError(f"{path} has no rows")
-    pieces = [(preparation.inputs(rows), preparation.targets(rows, names)) for rows in found]
+    passed = passing_over(preparation)
+    pieces = [
+        of_usable(lambda rows: (preparation.inputs(rows), preparation.targets(rows, names)), preparation, rows, passed)[0]
+        for rows in found
+    ]
+    say_passed(passed, "they are not looked at")
     inputs = {name: torch.cat([fields[name] for fields, _ in pieces]) for name in pieces[0][0]}
     targets = {name: torch.cat([labels[name] for _, labels in pieces]) for name in names}
     batch = Batch({preparation.stream: inputs}, targets, dict.fromkeys(names, preparation.stream))

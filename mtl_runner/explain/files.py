@@ -30,8 +30,8 @@ def write(found: Explanation, folder: Path) -> list[Path]:
     for name, rows in tables.items():
         write_text(folder / name, _csv(rows))
     figures = {
-        "importance.png": ("importance: share of a task's drops", shares(found.importance.drop)),
-        "attributions.png": ("attributions: share of a task's", shares(found.attributions.strength())),
+        "importance.png": ("importance: share of a task's summed drops", shares(found.importance.drop)),
+        "attributions.png": ("attributions: share of a task's summed attributions", shares(found.attributions.strength())),
     }
     for name, (title, values) in figures.items():
         _draw(found, title, values, folder / name)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mtl_runner.figures.style import INK, PALE, shortened
+from mtl_runner.figures.style import INK, PALE, shortened, titles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,9 +42,6 @@ def confusion_matrix(task: str, classes: Sequence[str], matrix: Sequence[Sequenc
     axes.set_xlabel("predicted", color=INK, fontsize=9)
     axes.set_ylabel("true", color=INK, fontsize=9)
     right = sum(matrix[i][i] for i in range(count))
-    axes.set_title(
-        f"{shortened(task, 30)}: {right} of {sum(totals)} right", loc="left", fontsize=10, fontweight="bold", color=INK
-    )
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(
         image,
@@ -54,6 +51,7 @@ def confusion_matrix(task: str, classes: Sequence[str], matrix: Sequence[Sequenc
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7, length=0, colors=INK)
     bar.set_label("share of the true class", fontsize=7.5, color=INK)
+    titles(figure, f"{task}: {right} of {sum(totals)} right")
     return figure
 
 

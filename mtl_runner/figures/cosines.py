@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mtl_runner.figures.style import INK, TRAIN, ems, shortened
+from mtl_runner.figures.style import INK, TRAIN, ems, shortened, titles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,9 +41,8 @@ def gradient_cosines(gradients: Mapping[str, Any]) -> "Figure":
     bar = figure.colorbar(axes.images[0], cax=beside, ticks=(-1, -0.5, 0, 0.5, 1))
     bar.outline.set(edgecolor=TRAIN, linewidth=0.5)
     bar.ax.tick_params(labelsize=7, length=0, colors=INK)
-    figure.text(0.12 / width, 1 - 0.28 / height, "cosine of the tasks' gradients", fontsize=10, fontweight="bold", color=INK)
     said = f"shared {gradients['of']}; mean of {gradients['steps']:,} steps" + ("; below: in conflict" if numbered else "")
-    figure.text(0.12 / width, 1 - 0.46 / height, said, fontsize=7.5, color=INK)
+    titles(figure, "cosine of the tasks' gradients", said)
     return figure
 
 

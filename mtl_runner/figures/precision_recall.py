@@ -5,7 +5,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from mtl_runner.figures.sheet import Sheet, Sheets
-from mtl_runner.figures.style import DASHES, INK, VALIDATION, ems, end, fitted, panel, titles
+from mtl_runner.figures.style import DASHES, INK, VALIDATION, ems, end, fitted, panel, put_titles
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -40,7 +40,7 @@ def precision_recall(task: str, curves: Sequence[Mapping[str, Any]], sheets: She
     sheet.put([axes.legend(fontsize=_SIZE, frameon=False, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.02, 1.02))])
     decided = any(curve["decision"]["precision"] is not None for curve in curves)
     ring = "ring: the decision in use" if decided else "the decision in use predicts none"
-    sheet.put(titles(sheet.figure, task, f"dashed: share of the labels; {ring}"))
+    sheet.put(put_titles(sheet.figure, [fitted(task, width - 0.3, 11)], [f"dashed: share of the labels; {ring}"]))
     return sheet
 
 

@@ -5,7 +5,7 @@ from math import ceil, log10, sqrt
 from typing import Any
 
 from mtl_runner.figures.sheet import Sheet, Sheets
-from mtl_runner.figures.style import DASHES, INK, TRAIN, VALIDATION, end, fitted, panel, titles
+from mtl_runner.figures.style import DASHES, INK, TRAIN, VALIDATION, end, fitted, panel, put_titles
 
 _WIDTH, _HEIGHT = 3.7, 4.6
 
@@ -40,7 +40,7 @@ def reliability(task: str, curve: Mapping[str, Any], sheets: Sheets) -> Sheet:
     )
     of = "the most likely class" if curve["of"] is None else f"'{fitted(str(curve['of']), 1.6, 7.5)}'"
     said = f"ECE {curve['calibration_error']:.3f}; probability of {of}"
-    sheet.put(titles(sheet.figure, task, said))
+    sheet.put(put_titles(sheet.figure, [fitted(task, _WIDTH - 0.3, 11)], [said]))
     return sheet
 
 

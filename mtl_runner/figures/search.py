@@ -57,8 +57,8 @@ def importances(shares: Mapping[str, Mapping[str, float]], title: str) -> "Figur
     high = max(0.24 * len(keys), 0.3)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(left + 2.5 * len(shares) + 0.15, high + 1.1), dpi=130)
-    titles(figure, title, "share of the variance (fANOVA) that each searched key explains")
+    figure = Figure(figsize=(left + 2.5 * len(shares) + 0.15, high + 1.3), dpi=130)
+    titles(figure, title, "how much each searched key explains (fANOVA)")
     for place, (objective, row) in enumerate(shares.items()):
         axes = panel(figure, left + 2.5 * place, 0.45, 2.25, high)
         values = [row.get(key, 0.0) for key in keys]
@@ -70,7 +70,8 @@ def importances(shares: Mapping[str, Mapping[str, float]], title: str) -> "Figur
         axes.grid(axis="y", visible=False)
         axes.set(xlim=(0, 1.15), ylim=(len(keys) - 0.5, -0.5))
         axes.set_xticks((0, 0.5, 1))
-        axes.set_xlabel(fitted(objective, 2.2, 8), fontsize=8, color=INK)
+        axes.set_title(fitted(objective, 2.2, 8), loc="left", fontsize=8, color=INK, pad=4)
+        axes.set_xlabel("share of the variance", fontsize=8, color=INK)
     return figure
 
 

@@ -1,6 +1,8 @@
 """What the pictures have in common."""
 
 import re
+from collections.abc import Sequence
+from math import ceil
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -21,6 +23,8 @@ PNG = {"compress_level": 3}
 
 _ENDS = (0.1, 0.25, 0.5, 1.0)
 DASHES = (0, (4, 3))
+_BOLD, _PLAIN = 0.18, 0.14
+"""Inches from line to line of titles."""
 
 
 def end(reach: float) -> float:
@@ -46,6 +50,23 @@ def fitted(text: str, inches: float, size: float) -> str:
     return shortened(text, max(most, 3))
 
 
+def wrapped(text: str, inches: float, size: float) -> list[str]:
+    """``text`` as matplotlib shows it, in lines of a length in print; a word that is longer goes on in the next."""
+    lines: list[str] = []
+    for piece in (piece for word in text.split() for piece in _pieces(word, inches, size)):
+        if lines and size / 72 * ems(f"{lines[-1]} {piece}") <= inches:
+            lines[-1] += f" {piece}"
+        else:
+            lines.append(piece)
+    return [line.replace("$", r"\$") for line in lines]
+
+
+def _pieces(word: str, inches: float, size: float) -> list[str]:
+    count = ceil(size / 72 * ems(word) / inches)
+    length = ceil(len(word) / count)
+    return [word[start : start + length] for start in range(0, len(word), length)]
+
+
 def file_name(task: str) -> str:
     """``task`` as part of a file's name; a changed one gets four hexadecimal digits, so that two names stay two."""
     kept = re.sub(r"[^\w.\-]", "_", task)[:100]
@@ -64,11 +85,35 @@ def panel(figure: "Figure", left: float, bottom: float, width: float, height: fl
     return axes
 
 
-def titles(figure: "Figure", bold: str, plain: str) -> "list[Text]":
-    """Two lines in the upper left corner; the first is cut to the figure's width."""
+def titles(figure: "Figure", bold: str, plain: str = "") -> "list[Text]":
+    """In the upper left corner, each wrapped to the figure's width; the figure grows by what takes more than a line."""
+    width = figure.get_size_inches()[0]
+    upper, lower = wrapped(bold, width - 0.3, 11), wrapped(plain, width - 0.2, 7.5)
+    _grow(figure, _BOLD * (len(upper) - 1) + _PLAIN * max(len(lower) - 1, 0))
+    return put_titles(figure, upper, lower)
+
+
+def put_titles(figure: "Figure", bold: Sequence[str], plain: Sequence[str]) -> "list[Text]":
+    """These lines in the upper left corner, as they are."""
     width, height = figure.get_size_inches()
-    bold = fitted(bold, width - 0.3, 11)
+    first = 0.25 + _BOLD * len(bold)
+    lines = [(0.25 + _BOLD * place, text, 10.0, "bold") for place, text in enumerate(bold)]
+    lines += [(first + _PLAIN * place, text, 7.5, "normal") for place, text in enumerate(plain)]
     return [
-        figure.text(0.12 / width, 1 - 0.25 / height, bold, fontsize=10, fontweight="bold", color=INK),
-        figure.text(0.12 / width, 1 - 0.43 / height, plain, fontsize=7.5, color=INK),
+        figure.text(0.12 / width, 1 - down / height, text, fontsize=size, fontweight=weight, color=INK)
+        for down, text, size, weight in lines
     ]
+
+
+def _grow(figure: "Figure", inches: float) -> None:
+    """By so much on top: what is drawn keeps its size, and its place from the bottom."""
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + inches)
+    share = height / (height + inches)
+    for axes in figure.axes:
+        left, bottom, wide, high = axes.get_position(original=True).bounds
+        axes.set_position((left, bottom * share, wide, high * share))
+    for text in figure.texts:
+        text.set_y(text.get_position()[1] * share)
+    for line in figure.lines:
+        line.set_ydata([y * share for y in line.get_ydata()])  # type: ignore[union-attr]

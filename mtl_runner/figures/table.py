@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import floor, log10
 from typing import TYPE_CHECKING
 
-from mtl_runner.figures.style import INK, TRAIN, ems, shortened
+from mtl_runner.figures.style import INK, TRAIN, ems, shortened, titles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -12,10 +12,17 @@ if TYPE_CHECKING:
 
 _NUMBERED_COLUMNS, _NUMBERED_ROWS, _NAMED = 16, 50, 80
 """Columns and rows up to which cells have their numbers, and rows and columns their names."""
+_TITLED = 5.5
+"""Inches up to which a title makes a small figure wider before it is wrapped."""
 
 
 def heat_map(
-    title: str, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]], limit: float | None = None
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Sequence[Sequence[float]],
+    limit: float | None = None,
+    note: str = "",
 ) -> "Figure":
     """Blue for what is large; where there are negative numbers, these are red, and 0 is white.
 
@@ -25,6 +32,7 @@ def heat_map(
         columns: their names.
         values: a number for each row and column, NaN where there is none.
         limit: the number with the deepest colour, which larger ones have too; else the largest one.
+        note: what stands under the title.
     """
     from matplotlib.figure import Figure
 
@@ -38,7 +46,7 @@ def heat_map(
     over = max(0.77 * length - wide * (len(tops) - place - 0.5) for place, length in enumerate(lengths)) if slanted else 0
     left, right = 0.25 + row_size / 72 * max(map(ems, names)), max(over + 0.15, 0.9)
     top = 0.7 + max(lengths) * (0.64 if slanted else 1)
-    whole = max(left + width + right, 0.09 * len(title) + 0.3), top + height + 0.2
+    whole = max(left + width + right, min(0.153 * ems(title) + 0.35, _TITLED)), top + height + 0.2
     figure = Figure(figsize=whole, dpi=130)
     axes = figure.add_axes((left / whole[0], 0.2 / whole[1], width / whole[0], height / whole[1]))
     finite = [value for line in values for value in line if value == value]
@@ -58,7 +66,7 @@ def heat_map(
     bar = figure.colorbar(axes.images[0], cax=beside, extend="both" if limit and signed else "neither")
     bar.outline.set(edgecolor=TRAIN, linewidth=0.5)
     bar.ax.tick_params(labelsize=7, length=0, colors=INK)
-    figure.text(0.12 / whole[0], 1 - 0.3 / whole[1], title, fontsize=10, fontweight="bold", color=INK)
+    titles(figure, title, note)
     return figure
 
 
@@ -80,4 +88,6 @@ def _numbers(axes: "Axes", values: Sequence[Sequence[float]], form: str, most: f
         for x, value in enumerate(line):
             if value == value:
                 color = "white" if abs(value) > 0.6 * most else INK
-                axes.text(x, y, f"{value:{form}}" if value else "0", ha="center", va="center", fontsize=7, color=color)
+                said = f"{value:{form}}" if value else "0"
+                said = f"\N{MINUS SIGN}{said[1:]}" if said.startswith("-") else said
+                axes.text(x, y, said, ha="center", va="center", fontsize=7, color=color)

@@ -16,6 +16,7 @@ from mtl_runner.metrics.classes_and_numbers import (
     multiclass,
     regression,
 )
+from mtl_runner.metrics.correlation import CORRELATIONS
 from mtl_runner.metrics.count import COUNT
 from mtl_runner.metrics.dense import DEPTH, NORMALS, SEGMENTATION
 from mtl_runner.metrics.detection import DETECTION
@@ -39,7 +40,7 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
     "ranking": RANKING,
     "rating": RATING,
     "reconstruction": NUMBERS,
-    "regression": NUMBERS,
+    "regression": (*NUMBERS, *CORRELATIONS),
     "multilabel": MULTILABEL,
     "ordinal": ORDINAL,
     "quantile": QUANTILE,

@@ -23,6 +23,13 @@ class Metric:
     """None: it is a figure of the data, to read others by; no average has it, and no model is chosen by it."""
     of: Literal["classes", "probabilities", "values"]
     """The predicted classes; their probabilities, or the order that these give; or predicted numbers."""
+    in_units: bool = False
+    """Whether it depends on the unit of the task's labels, which another task's need not have."""
+
+    @property
+    def averaged(self) -> bool:
+        """Whether its mean over tasks says something."""
+        return self.higher_is_better is not None and not self.in_units
 
 
 def usable(tensor: Tensor) -> Tensor:

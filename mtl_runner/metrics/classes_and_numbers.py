@@ -19,7 +19,7 @@ _CLASSES = tuple(
 _RANKS = (Metric("roc_auc", True, "probabilities"), Metric("average_precision", True, "probabilities"))
 _PREVALENCE = Metric("prevalence", None, "probabilities")
 _PROBABILITIES = tuple(Metric(name, False, "probabilities") for name in ("log_loss", "brier", "calibration_error"))
-NUMBERS = (Metric("r2", True, "values"), Metric("mae", False, "values"), Metric("rmse", False, "values"))
+NUMBERS = (Metric("r2", True, "values"), Metric("mae", False, "values", True), Metric("rmse", False, "values", True))
 
 BINARY = (*_RANKS, _PREVALENCE, *_PROBABILITIES, *_CLASSES)
 MULTICLASS = (*_CLASSES, *_RANKS, *_PROBABILITIES)

@@ -13,9 +13,9 @@ from mtl_runner.metrics.base import Metric, diverged, in_order, usable
 
 COUNT = (
     Metric("d2_poisson", True, "values"),
-    Metric("poisson_deviance", False, "values"),
-    Metric("mae", False, "values"),
-    Metric("rmse", False, "values"),
+    Metric("poisson_deviance", False, "values", True),
+    Metric("mae", False, "values", True),
+    Metric("rmse", False, "values", True),
 )
 
 

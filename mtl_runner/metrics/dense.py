@@ -17,7 +17,7 @@ from mtl_runner.metrics.classes_and_numbers import confusion
 SEGMENTATION = tuple(Metric(name, True, "classes") for name in ("miou", "pixel_accuracy", "mean_accuracy"))
 DEPTH = (
     *(Metric(f"delta_{power}", True, "values") for power in (1, 2, 3)),
-    *(Metric(name, False, "values") for name in ("abs_err", "rel_err", "rmse")),
+    *(Metric(name, False, "values", name != "rel_err") for name in ("abs_err", "rel_err", "rmse")),
 )
 NORMALS = (
     *(Metric(f"within_{limit}", True, "values") for limit in ("11_25", "22_5", "30")),

@@ -10,7 +10,7 @@ from torch import Tensor
 from mtl_runner.batch import labelled
 from mtl_runner.metrics.base import Metric, diverged, in_order, usable
 
-GAUSSIAN = (Metric("nll", False, "values"), Metric("coverage_95", None, "values"))
+GAUSSIAN = (Metric("nll", False, "values", True), Metric("coverage_95", None, "values"))
 _BOUND = 1.959963984540054
 """95 % of a normal distribution are within so many standard deviations of its mean."""
 

@@ -11,7 +11,7 @@ from mtl_runner.metrics.base import Metric, diverged, in_order, usable
 
 QUANTILE = (
     Metric("d2_pinball", True, "values"),
-    Metric("pinball", False, "values"),
+    Metric("pinball", False, "values", True),
     Metric("coverage_error", False, "values"),
     Metric("coverage", None, "values"),
 )

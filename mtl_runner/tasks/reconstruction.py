@@ -19,6 +19,8 @@ class Reconstruction(Regression):
 
     kind = "reconstruction"
     average = "variance_weighted"
+    correlated = False
+    """Ranks would be a sort of each pixel over all examples."""
 
     def __init__(self, name: str, spec: TargetSpec) -> None:
         super().__init__(name, spec)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mtl_runner import metrics
 from mtl_runner.batch import Fields, TargetSpec
+from mtl_runner.metrics.correlation import correlation
 from mtl_runner.metrics.gaussian import GAUSSIAN, gaussian
 from mtl_runner.tasks.base import Task, chosen_option, positive_option
 
@@ -27,12 +28,13 @@ class Regression(Task):
     (log σ² + (y - μ)² / σ²) / 2 (Nix & Weigend, ICNN 1994), plus the constant that makes 0 its least value, as methods that
     weigh tasks take logarithms and ratios of losses; σ is at least a hundredth of the labels' standard deviation.
 
-    Targets are [T, N] or [T, N, K], outputs the same; of ``gaussian`` [T, N, 2] or [T, N, K, 2], mean and log variance. R² of
-    several outputs is the mean of theirs.
+    Targets are [T, N] or [T, N, K], outputs the same; of ``gaussian`` [T, N, 2] or [T, N, K, 2], mean and log variance. R² and
+    correlations of several outputs are the means of theirs.
     """
 
     kind = "regression"
     average: Literal["uniform_average", "variance_weighted"] = "uniform_average"
+    correlated = True
 
     def __init__(
         self, name: str, spec: TargetSpec, *, loss: Literal["mse", "mae", "huber", "gaussian"] = "mse", delta: float = 1.0
@@ -76,7 +78,10 @@ class Regression(Task):
         self, outputs: Tensor, targets: Tensor, specs: Sequence[TargetSpec], context: Fields | None = None
     ) -> dict[str, Tensor]:
         scale = torch.tensor([spec.scale or (1.0,) * self._values for spec in specs], device=outputs.device)
-        values = metrics.regression(outputs[..., 0] if self._gaussian else outputs, targets, scale, average=self.average)
+        means = outputs[..., 0] if self._gaussian else outputs
+        values = metrics.regression(means, targets, scale, average=self.average)
+        if self.correlated:
+            values |= correlation(means, targets)
         return values | gaussian(outputs, targets, scale) if self._gaussian else values
 
     def predictions(self, outputs: Tensor, context: Fields | None = None) -> dict[str, pa.Array]:

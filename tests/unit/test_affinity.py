@@ -1,6 +1,8 @@
 """Each measure of relatedness against a formula written out, and what groups follow from it."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,11 @@ from torch import Tensor
 from mtl_runner.affinity import MEASURES, Affinity, proposed, score
 from mtl_runner.affinity.base import Setting, learned
 from mtl_runner.affinity.figure import picture
+from mtl_runner.affinity.gradients import Gradients
 from mtl_runner.affinity.grouping import linkage, symmetric
 from mtl_runner.affinity.inputs import Inputs, columns, mmd
 from mtl_runner.affinity.labels import Labels, association
+from mtl_runner.affinity.lookahead import Lookahead
 from mtl_runner.affinity.matrices import ranks
 from mtl_runner.affinity.measuring import start_alike
 from mtl_runner.affinity.output import as_option
@@ -291,6 +295,36 @@ def test_pictures_hold_everything(count: int) -> None:
     width, height = figure.canvas.get_width_height()
     boxes = [axes.get_tightbbox() for axes in figure.axes] + [text.get_window_extent() for text in figure.texts]
     assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width + 1 and box.y1 <= height + 1 for box in boxes)
+
+
+@pytest.mark.parametrize("groups", [[[0, 1], [2, 3], [4]], [[0, 3], [1, 4], [2]], [[0, 2, 4], [1], [3]]])
+def test_frames_hold_the_pairs_of_one_group_and_no_others(groups: list[list[int]]) -> None:
+    """Also of groups whose tasks are no neighbours in the dendrogram."""
+    affinity = np.eye(5)
+    for place in range(4):  # the dendrogram keeps the tasks in a row
+        affinity[place, place + 1] = affinity[place + 1, place] = 0.9 - 0.1 * place
+    each = Affinity("inputs", "", tuple("abcde"), torch.tensor(affinity))
+    axes = picture(each, groups).axes[1]
+    order = ["abcde".index(label.get_text()) for label in axes.get_yticklabels()]
+    of = {task: number for number, group in enumerate(groups) for task in group if len(group) > 1}
+    framed = {
+        (order[y], order[x])
+        for patch in axes.patches
+        for x, y in product(*(range(round(at + 0.5), round(at + 0.5 + size)) for at, size in corners(patch)))
+    }
+    assert framed == {(t, u) for t, u in product(range(5), repeat=2) if of.get(t, -1) == of.get(u, -2)}
+
+
+def corners(patch: Any) -> list[tuple[float, float]]:
+    return [(patch.get_x(), patch.get_width()), (patch.get_y(), patch.get_height())]
+
+
+@pytest.mark.parametrize("measure", [Parameters, Gradients, Lookahead, Labels])
+def test_titles_of_measures_are_whole_for_two_tasks(measure: Any) -> None:
+    each = affinity_of(2, ["a", "b"])
+    figure = picture(replace(each, name=measure.__name__.lower(), title=measure.title), [[0], [1]])
+    said = " ".join(text.get_text() for text in figure.texts)
+    assert said.startswith(f"{measure.__name__.lower()}: {measure.title} ")
 
 
 def test_whether_it_tells_pairs_apart() -> None:

@@ -57,6 +57,7 @@ def test_what_fits(value: Any, annotation: Any, expected: Any) -> None:
         ("gpu", DEVICE, "key=gpu: choose from cpu, cuda, cuda:N"),
         ("cuda:", DEVICE, "key=cuda:: choose from cpu, cuda, cuda:N"),
         ("a", int | list[int], "key=a: must be a whole number or a list"),
+        ({"a": "x"}, dict[str, dict[str, int] | None] | list[str], "key.a=x: must be a mapping"),
     ],
 )
 def test_what_does_not_fit_is_one_line(value: Any, annotation: Any, line: str) -> None:

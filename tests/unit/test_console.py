@@ -143,6 +143,28 @@ def test_the_averages_are_those_of_the_main_tasks(no_terminal: None, capsys: pyt
         assert f"{sum(values[task.name][name] for task in TASKS[:3]) / 3:.4f}" in out
 
 
+def test_the_average_of_what_has_units_is_an_empty_cell(no_terminal: None, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = make_tasks({name: TargetSpec("regression", columns=(name,)) for name in ("price", "rooms")})
+    values = scores(tasks)
+    values["price"] |= {"r2": -0.5, "mae": 8000.0, "rmse": 9000.0}
+    show(tasks, values)
+    lines = capsys.readouterr().out.splitlines()
+    price, average = (next(line for line in lines if line.strip().startswith(name)) for name in ("price ", "average "))
+    assert price.split()[1:4] == ["−0.5000*", "8000.0000", "9000.0000"], "one minus sign in all that people read"
+    assert len(average.split()) == len(price.split()) - 2
+    assert not average[price.index("8000") : price.index("9000") + 9].strip()
+
+
+def test_a_table_of_units_alone_has_no_row_of_averages(
+    terminal: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal(24)
+    tasks = make_tasks({name: TargetSpec("regression", columns=(name,)) for name in ("price", "rooms")})
+    show(tasks, scores(tasks))
+    tables = [table for table in said(capsys).split("test: predicted") if "mae" in table]
+    assert tables and all(("average " in table) == ("r2" in table or "pearson" in table) for table in tables)
+
+
 def test_what_is_undefined_is_a_dash(no_terminal: None, capsys: pytest.CaptureFixture[str]) -> None:
     task = TASKS[:1]
     values = {task[0].name: {metric.name: float("nan") for metric in task[0].metrics}}

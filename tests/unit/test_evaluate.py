@@ -17,6 +17,7 @@ from mtl_runner.batch import Data, Split
 from mtl_runner.config.schema import plain
 from mtl_runner.datasets.shapes import Shapes
 from mtl_runner.evaluate import Measured, averages, evaluate, measured, predict, score
+from mtl_runner.metrics import METRICS
 from mtl_runner.model import MultiTaskModel
 from mtl_runner.tasks.group import pack
 
@@ -83,7 +84,7 @@ def test_what_is_undefined_is_named_and_left_out(make_config: Config) -> None:
     assert set(report.undefined()) == {"yes (roc_auc, average_precision)", "pair"}
     means = averages(report.metrics, model.tasks)
     assert means["primary"] == pytest.approx((report.metrics["sort"]["balanced_accuracy"] + report.metrics["size"]["r2"]) / 2)
-    assert means["roc_auc"] == report.metrics["sort"]["roc_auc"] and means["mae"] == report.metrics["size"]["mae"]
+    assert means["roc_auc"] == report.metrics["sort"]["roc_auc"] and means["r2"] == report.metrics["size"]["r2"]
     assert means["accuracy"] == pytest.approx((report.metrics["yes"]["accuracy"] + report.metrics["sort"]["accuracy"]) / 2)
     assert math.isnan(report.losses["pair"])
     assert score(report.metrics, [task for task in model.tasks if task.name in ("yes", "pair")]) is None
@@ -99,6 +100,16 @@ def test_averages_are_over_the_main_tasks(make_config: Config) -> None:
     assert means["primary"] == pytest.approx(expected)
     auxiliary = [task for task in model.tasks if not task.main]
     assert averages(report.metrics, auxiliary) == {}
+
+
+def test_no_average_is_over_units(make_config: Config) -> None:
+    """Euros and rooms have no mean; the primary average is of metrics without a unit, whatever users choose."""
+    model, split = ready(made(), make_config())
+    report = evaluate(model, split, 100)
+    means = averages(report.metrics, model.tasks)
+    assert {"mae", "rmse"} <= set(report.metrics["size"]) and not {"mae", "rmse"} & set(means)
+    assert means["primary"] == score(report.metrics, model.tasks)
+    assert not [metric for metrics in METRICS.values() for metric in metrics if metric.in_units and metric.higher_is_better]
 
 
 def test_a_primary_metric_of_the_users_choice_counts(make_config: Config) -> None:

@@ -12,19 +12,23 @@ import pyarrow.csv
 import pytest
 import torch
 from handmade import TASKS, kind_of, made, two_streams
+from PIL import Image
 from sklearn.inspection import permutation_importance
 from sklearn.metrics import balanced_accuracy_score, r2_score, roc_auc_score
 
 from mtl_runner import build
 from mtl_runner.batch import Data, StreamSpec, TargetSpec, example
 from mtl_runner.config.schema import plain
+from mtl_runner.datasets.images import ImageTable
+from mtl_runner.datasets.prepared import read_preparation
 from mtl_runner.errors import UserError
 from mtl_runner.explain import explain, write
-from mtl_runner.explain.explanation import _left_out
+from mtl_runner.explain.explanation import _left_out, _of_table
 from mtl_runner.explain.gradients import Attributions, attribute, baseline
 from mtl_runner.explain.inputs import Input, View, inputs_of, owners
 from mtl_runner.explain.permutation import Importance, importance, permutations, shuffled, surely
 from mtl_runner.explain.shared import cosine, pairs
+from mtl_runner.figures import heat_map
 from mtl_runner.tasks import make_tasks
 from mtl_runner.tasks.group import pack
 
@@ -296,7 +300,15 @@ def test_planted_dependences_are_found(
         assert strength[place, inside].sum() > 0.7 * strength[place].sum(), task
     assert found.users(found.inputs.index("a")) == ("both", "gap")
     assert (found.attributions.gap() <= 5e-3).all()
+    titles: list[str] = []
+
+    def seen(title: str, *rest: Any) -> Any:
+        titles.append(title)
+        return heat_map(title, *rest)
+
+    monkeypatch.setattr("mtl_runner.explain.files.heat_map", seen)
     write(found, tmp_path / "made" / "here")
+    assert titles == ["importance: share of a task's summed drops", "attributions: share of a task's summed attributions"]
     with (tmp_path / "made" / "here" / "shared.csv").open() as file:
         row = next(row for row in csv.DictReader(file) if row["other"] == "gap" and row["task"] == "both")
     assert (row["both"], row["only_task"], row["only_other"], float(row["jaccard"])) == (
@@ -316,6 +328,11 @@ def check_mistakes(folder: Path, path: Path) -> None:
         explain(folder, "test")
     with pytest.raises(UserError, match="did you mean 'validation'"):
         explain(folder, "validatoin")
+    stored = (folder / "data.json").read_text()
+    (folder / "data.json").write_text(stored.replace('"fingerprint"', '"finger"'))
+    with pytest.raises(UserError, match=r"data\.json: .* no fingerprint.*--input"):
+        explain(folder)
+    (folder / "data.json").write_text(stored)
     text = path.read_text()
     path.write_text(text.replace("Oslo", "Bonn", 1))
     with pytest.raises(UserError, match=r"has changed since.*--input"):
@@ -326,3 +343,25 @@ def check_mistakes(folder: Path, path: Path) -> None:
     path.unlink()
     with pytest.raises(UserError, match=r"cannot be read again.*--input"):
         explain(folder)
+
+
+def test_rows_that_cannot_be_used_are_passed_over_as_in_predictions(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0).integers(0, 255, (6, 8, 8, 3), np.uint8)
+    for row, pixels in enumerate(drawn):
+        Image.fromarray(pixels).save(tmp_path / f"{row}.png")
+    path = tmp_path / "rows.csv"
+    path.write_text("image,bright\n" + "".join(f"{row}.png,{row % 2}\n" for row in range(6)))
+
+    def preparation(how: Any) -> Any:
+        data = ImageTable(str(path), {"bright": {"type": "binary"}}, on_error=how, max_errors=1).load()
+        return read_preparation(data.preparation)["input"]
+
+    skips, stops = (SimpleNamespace(preparation=preparation(how), targets=["bright"]) for how in ("skip", "stop"))
+    whole, _, _ = _of_table(skips, path)  # type: ignore[arg-type]
+    (tmp_path / "2.png").write_bytes(b"no image")
+    rest, _, _ = _of_table(skips, path)  # type: ignore[arg-type]
+    kept = torch.tensor([0, 1, 3, 4, 5])
+    assert torch.equal(rest.inputs["input"]["image"], whole.inputs["input"]["image"][kept])
+    assert torch.equal(rest.targets["bright"], whole.targets["bright"][kept])
+    with pytest.raises(UserError, match=r"rows\.csv, line 4: image .*2\.png"):
+        _of_table(stops, path)  # type: ignore[arg-type]

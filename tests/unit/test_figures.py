@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from matplotlib.image import imread
 from sklearn.metrics import confusion_matrix as sklearn_matrix
 
 from mtl_runner import figures
-from mtl_runner.figures.style import MOST_TASKS
+from mtl_runner.figures import search
+from mtl_runner.figures.style import MOST_TASKS, ems, panel, titles, wrapped
 
 NAMES = ["digit", "a rather long name of a task, with (€) signs", "x/y", "cost in $ or $$"]
 
@@ -88,7 +90,7 @@ def test_confusion_matrix_shows_shares_and_counts(count: int) -> None:
     np.testing.assert_allclose(np.delete(np.asarray(shown), 1, 0), np.delete(shares, 1, 0))
     counts = [int(text.get_text()) for text in axes.texts]
     assert counts == (matrix.ravel().tolist() if count <= 30 else [])
-    assert f"{np.trace(matrix)} of 5000 right" in axes.get_title(loc="left")
+    assert " ".join(text.get_text() for text in figure.texts) == f"a task: {np.trace(matrix)} of 5000 right"
     assert inside(figure)
 
 
@@ -163,6 +165,7 @@ def test_a_table_of_any_shape_is_legible(shape: tuple[int, int], name: str) -> N
     [
         ([[15.98, 15.73], [0.0, 15.49]], ["16.0", "15.7", "0", "15.5"]),
         ([[0.113, -0.00002], [-0.0, float("nan")]], ["0.113", "0.000", "0"]),
+        ([[1.0, -0.5]], ["1.00", "\N{MINUS SIGN}0.50"]),
         ([[1.0, 0.0], [float("nan"), 1.0]], ["1", "0", "1"]),
         ([[1e-5, 2.34e-5], [0.0, 0.0]], ["1e-05", "2.3e-05", "0", "0"]),
         ([[123456.7, 1.0], [1.0, 1.0]], ["1.2e+05", "1", "1", "1"]),
@@ -170,8 +173,47 @@ def test_a_table_of_any_shape_is_legible(shape: tuple[int, int], name: str) -> N
     ],
 )
 def test_numbers_of_a_table_can_be_told_apart(values: list[list[float]], printed: list[str]) -> None:
-    figure = figures.heat_map("numbers", ["a", "b"], ["c", "d"], values)
+    figure = figures.heat_map("numbers", ["a", "b"][: len(values)], ["c", "d"], values)
     assert [text.get_text() for text in figure.axes[0].texts] == printed
+
+
+LONG = "gain over 'sharing=none weighting=equal, of the same seeds and splits', in units of the metric, in $ and €"
+
+
+@pytest.mark.parametrize("width", [2.0, 4.6, 12.0])
+def test_long_titles_are_wrapped_in_a_figure_that_grows(width: float) -> None:
+    """No word is lost, nothing runs out of the figure, and what was drawn keeps its size and its place from the bottom."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, 3), dpi=100)
+    axes = panel(figure, 0.5, 0.5, 1, 1.8)
+    figure.text(0.1, 0.2, "beside", fontsize=6)
+    before = axes.get_window_extent().bounds
+    shown = titles(figure, LONG, LONG)
+    figure.canvas.draw()
+    assert " ".join(text.get_text() for text in shown) == " ".join([LONG, LONG]).replace("$", r"\$")
+    boxes = [text.get_window_extent() for text in shown]
+    assert all(box.x0 >= 0 and box.x1 <= 100 * width and box.y1 <= figure.canvas.get_width_height()[1] for box in boxes)
+    assert not any(lower.y1 > upper.y0 + 2 for upper, lower in pairwise(boxes))
+    assert min(box.y0 for box in boxes) > axes.get_window_extent().y1
+    assert axes.get_window_extent().bounds == pytest.approx(before)
+    assert figure.texts[0].get_window_extent().y0 < 70
+
+
+def test_a_word_that_fits_no_line_goes_on_in_the_next() -> None:
+    lines = wrapped(f"of {'x' * 80} tasks", 2, 10)
+    assert "".join(lines).replace(" ", "") == f"of{'x' * 80}tasks"
+    assert max(map(ems, lines)) * 10 / 72 <= 2
+
+
+def test_bars_of_importance_say_that_they_are_shares_of_variance() -> None:
+    shares = {"validation average": {"trainer.lr": 0.7, "encoder.width": 0.3}, "task_a": {"trainer.lr": 1.0}}
+    figure = search.importances(shares, "a study with quite a long name, of which every word is there")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list(shares)
+    assert {axes.get_xlabel() for axes in figure.axes} == {"share of the variance"}
+    assert inside(figure)
+    over = max(axes.get_tightbbox().y1 for axes in figure.axes)
+    assert over <= min(text.get_window_extent().y0 for text in figure.texts)
 
 
 def test_draw_writes_what_there_is_data_for(tmp_path: Path) -> None:

@@ -159,7 +159,6 @@ def test_the_terminal_shows_few_in_their_order(capsys: pytest.CaptureFixture[str
         (yes(80, 100), "roc_auc"),
         (yes(30, 100, missing=900), "roc_auc"),
         (yes(1, 100, missing=900), "average_precision"),
-        (yes(0, 100), "average_precision"),
         (yes(0, 0, missing=5), "roc_auc"),
     ],
 )
@@ -223,3 +222,11 @@ def test_a_tracker_gets_the_recall_of_classes_and_the_metrics_before_adjustment(
         "test/a/f1": 0.9, "test/a/recall": 0.6, "test_unadjusted/a/f1": 0.7,
         "test/a/recall/no": 1.0, "test/a/recall/yes": 0.25, **twenty,
     }  # fmt: skip
+
+
+def test_one_class_in_training_is_no_rare_class() -> None:
+    """No metric is made primary that is undefined, and no share of a class is told that nobody has."""
+    data = data_of({"fraud": TargetSpec("binary", classes=("no", "not no"))}, train={"fraud": yes(0, 100)})
+    out, (line,) = with_primary_metrics(data)
+    assert out == data
+    assert line.startswith("all training labels of fraud are 'no': ") and "undefined" in line and "not no" not in line

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mtl_runner import metrics
 from mtl_runner.metrics import METRICS, binary, confusion, multiclass, regression
+from mtl_runner.metrics.correlation import correlation
 
 SEEDS = range(40)
 KINDS = ("binary", "multiclass", "regression", "reconstruction")
@@ -169,8 +170,10 @@ def random_call(kind: str, seed: int) -> tuple[Callable[..., dict[str, Tensor]],
         return binary, list(binary_case(seed))
     if kind == "multiclass":
         return multiclass, list(multiclass_case(seed))
-    average = "uniform_average" if kind == "regression" else "variance_weighted"
-    return lambda values, targets: regression(values, targets, average=average), list(regression_case(seed, 1 + seed % 3)[:2])
+    case = list(regression_case(seed, 1 + seed % 3)[:2])
+    if kind == "regression":
+        return lambda values, targets: regression(values, targets) | correlation(values, targets), case
+    return lambda values, targets: regression(values, targets, average="variance_weighted"), case
 
 
 @pytest.mark.parametrize("seed", SEEDS)

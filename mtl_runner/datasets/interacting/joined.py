@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from mtl_runner.batch import StreamSpec
 from mtl_runner.datasets.interacting.behaviours import After, before, impossible
 from mtl_runner.datasets.interacting.sides import Many, Side
 from mtl_runner.datasets.prepared import Prepared
@@ -40,6 +41,10 @@ class Joined(Prepared):
     @property
     def stream(self) -> str:  # type: ignore[override]
         return self.table.stream
+
+    @property
+    def stream_spec(self) -> StreamSpec:
+        return self.table.stream_spec
 
     @property
     def columns(self) -> tuple[str, ...]:

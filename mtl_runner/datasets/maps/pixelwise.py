@@ -70,6 +70,7 @@ class Pixelwise(Prepared):
     """Whether files of another height and width are brought to it, or refused."""
     tasks: Mapping[str, Map] = field(default_factory=dict)
     stream: str = "input"
+    max_errors: int | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -109,6 +110,19 @@ class Pixelwise(Prepared):
             paths = named_files(rows, self.tasks[name].column)
             each = [self._located(rows, row, self.map, path, name) for row, path in enumerate(paths)]
             found[name] = torch.from_numpy(np.stack([*each, self.map(None, name)])[: len(each)])
+        return found
+
+    def unusable(self, rows: Rows) -> dict[int, UserError]:
+        """Rows whose image cannot be used, or one of the maps that the rows name."""
+        maps = {name: named_files(rows, each.column) for name, each in self.tasks.items() if each.column in rows.schema.names}
+        found = {}
+        for row, path in enumerate(named_files(rows, self.image)):
+            try:
+                self.picture(path)
+                for name, paths in maps.items():
+                    self.map(paths[row], name)
+            except UserError as error:
+                found[row] = UserError(f"{error}{place(rows, row)}")
         return found
 
     def _located(self, rows: Rows, row: int, read: Callable[..., map_files.Array], *arguments: Any) -> map_files.Array:
@@ -171,7 +185,8 @@ class Pixelwise(Prepared):
             for name, each in stored["tasks"].items()
         }
         channels, height, width = stored["shape"]
-        return cls(stored["image"], (channels, height, width), stored["resize"], tasks, stored["stream"])
+        shape, most = (channels, height, width), stored.get("max_errors")  # the first runs have none
+        return cls(stored["image"], shape, stored["resize"], tasks, stored["stream"], most)
 
 
 def named_files(rows: Rows, column: str) -> list[Path | None]:

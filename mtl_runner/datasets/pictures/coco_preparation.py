@@ -21,6 +21,7 @@ from mtl_runner.datasets.pictures.image_preparation import AT_ONCE, ImagePrepara
 from mtl_runner.datasets.rows.preparation import require
 from mtl_runner.datasets.rows.reading import Rows
 from mtl_runner.datasets.skipping import Skipping
+from mtl_runner.errors import UserError, choices
 
 log = logging.getLogger(__name__)
 IMAGE = "image"
@@ -34,8 +35,8 @@ class CocoPreparation(ImagePreparation):
 
     kind: ClassVar[str] = "coco"
     asked: Asked = field(default_factory=dict)
-    max_errors: int | None = None
-    """Annotations of a file that are passed over where they cannot be used, as in training; None: the first one stops."""
+    folders: Mapping[str, str] = field(default_factory=dict)
+    """Of the annotation files of the run, where their images are."""
 
     @property
     def masks(self) -> dict[str, tuple[str, ...]]:
@@ -67,10 +68,26 @@ class CocoPreparation(ImagePreparation):
         if path.suffix.lower() != ".json":
             yield from super().batches(path, columns, size)
             return
-        table = as_table(self._read(path), self.asked, str(path.parent))
+        table = self.located(as_table(self._read(path), self.asked, ""), path)
         most = max(1, min(size, AT_ONCE // int(np.prod(self.look.shape))))
         for start in range(0, max(table.num_rows, 1), most):
             yield table.slice(start, most)
+
+    def path_of(self, name: str, file: Path) -> str:
+        """The image of a file of the run in its folder, of another file beside it, or in the one folder of the run that has it.
+
+        Raises:
+            UserError: several have it.
+        """
+        if (known := self.folders.get(str(file.resolve()))) is not None:
+            return os.path.join(known, name)
+        own = super().path_of(name, file)
+        if os.path.isfile(own):
+            return own
+        there = [folder for folder in dict.fromkeys(self.folders.values()) if os.path.isfile(os.path.join(folder, name))]
+        if len(there) > 1:
+            raise UserError(f"{file}: image {name} is not beside it, and several folders of the run have one: {choices(there)}")
+        return os.path.join(there[0], name) if there else own
 
     def _read(self, path: Path) -> Annotations:
         skipping = Skipping("stop" if self.max_errors is None else "skip", self.max_errors or 0)
@@ -99,14 +116,14 @@ class CocoPreparation(ImagePreparation):
 
     def to_json(self) -> dict[str, Any]:
         asked = {name: [kind, list(classes)] for name, (kind, classes) in self.asked.items()}
-        return super().to_json() | {"asked": asked, "max_errors": self.max_errors}
+        return super().to_json() | {"asked": asked, "folders": dict(self.folders)}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "CocoPreparation":
         made = super().from_json(stored)
         assert isinstance(made, CocoPreparation)
         asked = {name: (kind, tuple(classes)) for name, (kind, classes) in stored["asked"].items()}
-        return replace(made, asked=asked, max_errors=stored.get("max_errors"))
+        return replace(made, asked=asked, folders=dict(stored.get("folders") or {}))
 
 
 def as_table(annotations: Annotations, asked: Asked, folder: str) -> pa.Table:

@@ -96,6 +96,11 @@ class ImageDataset(Dataset):
         """What is done about errors in one pass over the data."""
         return Skipping(self.on_error, self.max_errors)
 
+    @property
+    def most(self) -> int | None:
+        """Errors that are passed over; None: the first one stops."""
+        return self.max_errors if self.on_error == "skip" else None
+
     def look(self, paths: Sequence[str]) -> Look:
         """What the images become; where no size was asked for, the size of the first that can be read."""
         if self.size is not None:

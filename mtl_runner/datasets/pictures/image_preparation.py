@@ -1,7 +1,7 @@
 """From the path of an image and its labels to tensors: what a run keeps of a data set of images."""
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mtl_runner.batch import StreamSpec, TargetSpec
 from mtl_runner.datasets.pictures.boxes import as_targets, cells
-from mtl_runner.datasets.pictures.image_files import BadImageError, Look, attempts, decoded, size_of
+from mtl_runner.datasets.pictures.image_files import BadImageError, Look, Result, attempts, decoded, size_of
 from mtl_runner.datasets.prepared import Prepared
 from mtl_runner.datasets.rows.preparation import Preparation, read_numbers, require
 from mtl_runner.datasets.rows.reading import Rows, read_batches, where
@@ -41,6 +41,7 @@ class ImagePreparation(Prepared):
     """Tasks of type reconstruction."""
     relative: bool = False
     """Whether coordinates are shares of width and height, and not pixels."""
+    max_errors: int | None = None
 
     @property
     def stream(self) -> str:  # type: ignore[override]
@@ -86,17 +87,21 @@ class ImagePreparation(Prepared):
         some = False
         for rows in read_batches(path, tuple(columns), most, self.labels.reading):
             some = True
-            yield self.located(rows, path.parent)
+            yield self.located(rows, path)
         if not some:
             yield pa.table({name: pa.nulls(0, pa.string()) for name in columns})
 
-    def located(self, rows: Rows, folder: Path) -> Rows:
-        """The rows with paths that begin with ``folder``."""
+    def located(self, rows: Rows, file: Path) -> Rows:
+        """The rows of ``file`` with the places of their images."""
         require(rows, self.columns)
         place = rows.schema.get_field_index(self.image)
         names = rows.column(place).cast(pa.string()).to_pylist()
-        paths = pa.array([None if name is None else os.path.join(folder, name.strip()) for name in names], pa.string())
+        paths = pa.array([None if name is None else self.path_of(name.strip(), file) for name in names], pa.string())
         return rows.set_column(place, self.image, paths)
+
+    def path_of(self, name: str, file: Path) -> str:
+        """Where the image is that ``file`` names."""
+        return os.path.join(file.parent, name)
 
     def inputs(self, rows: Rows) -> dict[str, Tensor]:
         pixels = [pixels for pixels, _ in self._each(rows, lambda path: decoded(path, self.look))]
@@ -108,16 +113,27 @@ class ImagePreparation(Prepared):
         windows = [self.look.window(*size) for size in self._each(rows, size_of)]
         return {"window": torch.tensor(windows, dtype=torch.float32).view(-1, 4)}
 
-    def _each(self, rows: Rows, function: Any) -> Iterator[Any]:
+    def unusable(self, rows: Rows) -> dict[int, UserError]:
+        found = enumerate(self._attempts(rows, lambda path: len(decoded(path, self.look))))
+        return {row: each for row, each in found if isinstance(each, UserError)}
+
+    def _each(self, rows: Rows, function: Callable[[str], Result]) -> Iterator[Result]:
+        for found in self._attempts(rows, function):
+            if isinstance(found, UserError):
+                raise found
+            yield found
+
+    def _attempts(self, rows: Rows, function: Callable[[str], Result]) -> Iterator[Result | UserError]:
+        """The function of each row's image, or what is wrong with the row."""
         require(rows, self.columns)
         paths = rows.column(rows.schema.get_field_index(self.image)).cast(pa.string()).to_pylist()
-        if None in paths or "" in paths:
-            row = next(place for place, path in enumerate(paths) if not path)
-            raise UserError(f"{where(rows, row)}: column '{self.image}' names no image")
-        for row, found in enumerate(attempts(function, paths)):
-            if isinstance(found, BadImageError):
-                raise UserError(f"{where(rows, row)}: image {paths[row]} {found}")
-            yield found
+        for row, found in enumerate(attempts(function, [path or "" for path in paths])):
+            if not paths[row]:
+                yield UserError(f"{where(rows, row)}: column '{self.image}' names no image")
+            elif isinstance(found, BadImageError):
+                yield UserError(f"{where(rows, row)}: image {paths[row]} {found}")
+            else:
+                yield found
 
     def targets(self, rows: Rows, tasks: Collection[str] | None = None) -> dict[str, Tensor]:
         named = self.task_names if tasks is None else list(tasks)
@@ -141,7 +157,7 @@ class ImagePreparation(Prepared):
     def _points(self, rows: Rows, columns: tuple[str, ...], windows: Tensor) -> Tensor:
         require(rows, columns)
         values = np.stack([read_numbers(rows, column, self.labels.reading.missing) for column in columns], 1)
-        points = torch.from_numpy(values).view(len(values), -1, 2)
+        points = torch.from_numpy(values).view(len(values), len(columns) // 2, 2)
         points = points.masked_fill(points.isnan().any(-1, keepdim=True), torch.nan)
         return self._in_window(points, windows).float()
 
@@ -168,6 +184,7 @@ class ImagePreparation(Prepared):
             "boxes": {name: list(classes) for name, classes in self.boxes.items()},
             "pixels": list(self.pixels),
             "relative": self.relative,
+            "max_errors": self.max_errors,
         }
         return {"kind": self.kind, **plain}
 
@@ -181,4 +198,5 @@ class ImagePreparation(Prepared):
             {name: tuple(classes) for name, classes in stored["boxes"].items()},
             tuple(stored["pixels"]),
             stored["relative"],
+            stored.get("max_errors"),
         )

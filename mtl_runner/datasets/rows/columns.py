@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 RULES = 1
 MISSING_TEXTS = ("", "?", "NA", "N/A", "NaN", "nan", "NULL", "null", "None")
 _PIECE = 4096
+_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
 _DECIMAL = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.[0-9]*)?")
 
 Column: TypeAlias = pa.Array | pa.ChunkedArray
@@ -65,8 +66,13 @@ def _parsed(array: pa.Array, missing: Collection[str]) -> pa.Array:
     nans = pc.is_nan(values)
     if pc.any(nans).as_py():  # Arrow reads "nan" as a number; whether it means missing is for the list to say
         row = pc.index(nans, True).as_py()
-        raise BadValueError(row, f"{stripped[row].as_py()!r} is not a number")
+        raise BadValueError(row, _no_number(stripped[row].as_py()))
     return values
+
+
+def _no_number(text: str) -> str:
+    advice = " (with a decimal comma it is: 'dataset.decimal=\",\"', in training)" if _COMMA.fullmatch(text) else ""
+    return f"{text!r} is not a number{advice}"
 
 
 def _cast(array: pa.Array, start: int) -> pa.Array:
@@ -76,7 +82,7 @@ def _cast(array: pa.Array, start: int) -> pa.Array:
         return piece.cast(pa.float64())
     except pa.ArrowInvalid:
         row = next(row for row in range(len(piece)) if not _casts(piece.slice(row, 1)))
-        raise BadValueError(start + row, f"{piece[row].as_py()!r} is not a number") from None
+        raise BadValueError(start + row, _no_number(piece[row].as_py())) from None
 
 
 def _casts(array: pa.Array) -> bool:

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,22 @@ from mtl_runner.errors import UserError
 JSONL_SUFFIXES = (".jsonl", ".ndjson")
 
 
-def jsonl_tables(path: Path, size: int | None = None) -> Iterator[pa.Table]:
+def jsonl_tables(path: Path, size: int | None = None, texts: Collection[str] = ()) -> Iterator[pa.Table]:
     """The objects in order, at most ``size`` at a time (None: all), as columns of texts; null where a key is not there.
 
     Numbers are spelt as in the file, true and false as these words, lists and objects as JSON.
 
     Raises:
-        UserError: with the line, what is no object.
+        UserError: with the line, what is no object, or has a list or an object in one of the columns ``texts``.
     """
     objects = _objects(path)
     names: dict[str, None] = {}
     while block := list(islice(objects, size)):
         names.update(dict.fromkeys(key for _, value in block for key in value))
+        for number, value in block:
+            if odd := [name for name in texts if isinstance(value.get(name), list | dict)]:
+                kind = "a list" if isinstance(value[odd[0]], list) else "an object"
+                raise UserError(f"{path}, line {number}, column '{odd[0]}': {kind}, where one text is expected (join its parts)")
         yield pa.table({name: pa.array([_text(value.get(name)) for _, value in block], pa.string()) for name in names})
 
 

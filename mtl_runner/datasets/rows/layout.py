@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from mtl_runner.datasets.rows.encodings import marked, unreadable
 from mtl_runner.errors import UserError, choices
 
 SEPARATORS = (",", "\t", ";", "|")
@@ -50,9 +51,7 @@ def layout(
         with _decoded(path, encoding, comment) as lines:
             sample = list(islice((line for line in lines if line.strip()), _SAMPLE))
     except (UnicodeDecodeError, LookupError):
-        raise UserError(
-            f"{path} cannot be read as {encoding}; name its encoding: dataset.encoding=latin-1, for example"
-        ) from None
+        raise unreadable(path, encoding) from None
     except (OSError, EOFError, pa.ArrowInvalid) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     if not sample:
@@ -66,9 +65,20 @@ def layout(
 
 
 def opened(path: Path, comment: str | None) -> Any:
-    """The file's bytes, decompressed; comment lines are empty, so that lines keep their numbers."""
-    stream = pa.input_stream(str(path), compression="detect")
+    """The file's bytes, decompressed; comment lines are empty, so that lines keep their numbers.
+
+    What begins with a byte order mark of UTF-16 or UTF-32 becomes UTF-8: see ``written_in``.
+    """
+    mark, stream = marked(path), pa.input_stream(str(path), compression="detect")
+    stream = pa.transcoding_input_stream(stream, mark, "utf-8") if mark else stream
     return stream if comment is None else pa.PythonFile(_Uncommented(stream, comment.encode()), "r")
+
+
+def written_in(path: Path, encoding: str) -> str:
+    """The encoding of the bytes that ``opened`` gives, where that of the file should be ``encoding``."""
+    if marked(path):
+        return "utf-8"
+    return "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding
 
 
 def line_of(path: Path, row: int, shape: Layout, encoding: str, comment: str | None) -> int:
@@ -84,7 +94,7 @@ def explained(path: Path, shape: Layout, encoding: str, comment: str | None, err
             if len(cells) != len(shape.raw):
                 return UserError(f"{path}, line {line}: {len(cells)} values, but there are {len(shape.raw)} columns")
     except UnicodeDecodeError:
-        return UserError(f"{path} is not written in {encoding}; name its encoding: dataset.encoding=latin-1, for example")
+        return unreadable(path, encoding)
     except csv.Error as problem:
         error = problem
     return UserError(f"{path} cannot be read: {error}")
@@ -106,8 +116,7 @@ def _quoting(quoted: bool) -> Literal[0, 3]:
 
 
 def _decoded(path: Path, encoding: str, comment: str | None) -> io.TextIOWrapper:
-    bom_aware = "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding
-    return io.TextIOWrapper(io.BufferedReader(opened(path, comment)), encoding=bom_aware, newline="")
+    return io.TextIOWrapper(io.BufferedReader(opened(path, comment)), encoding=written_in(path, encoding), newline="")
 
 
 def _sniffed(sample: Sequence[str]) -> str:

@@ -1,5 +1,7 @@
 """What a person should know about the labels before training on them, one line each."""
 
+import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +13,8 @@ from mtl_runner.datasets.rows.labels import Labels
 from mtl_runner.datasets.rows.preparation import Target
 from mtl_runner.datasets.stratify import Ints
 from mtl_runner.errors import UserError, choices
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
 def label_notes(
@@ -39,10 +43,20 @@ def label_notes(
 def _guess(name: str, labels: Labels, target: Target) -> str:
     what = ""
     if labels.kind == "binary":
-        what = f", positive: {target.classes[1]}"
+        what = f", positive: {target.classes[1]}" if len(labels.names) != 1 else f", of one value: {labels.names[0]}"
     elif labels.kind == "multiclass":
         what = f", {len(target.classes)} classes"
-    return f"task {name}: taken for {labels.kind}{what} (dataset.tasks.{name}.type says otherwise)"
+    return f"task {name}: taken for {labels.kind}{what} ({_key(name, labels)} says otherwise)"
+
+
+def _key(name: str, labels: Labels) -> str:
+    """What to type for another type. On the command line a name can be part of a key only if it is like one in Python."""
+    if not _PLAIN.fullmatch(name):
+        columns = ",".join('"' + column.replace('"', r"\"") + '"' for column in labels.columns)
+        return shlex.quote(f"dataset.tasks={{NAME:{{columns:{columns if len(labels.columns) == 1 else f'[{columns}]'},type:…}}}}")
+    if labels.options.listed:
+        return f"'dataset.tasks={{{name}:{{type:…}}}}' in place of the list"
+    return f"dataset.tasks.{name}.type"
 
 
 def _missing(present: NDArray[np.bool_], parts: Mapping[str, Ints]) -> list[str]:

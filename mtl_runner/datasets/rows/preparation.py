@@ -123,7 +123,7 @@ class Preparation(Prepared):
         if not some:  # a header and nothing else
             yield pa.table({name: pa.nulls(0, pa.string()) for name in column_names(path, self.reading)})
 
-    @cached_property
+    @property
     def stream_spec(self) -> StreamSpec:
         """Shapes, cardinalities and names of the input stream."""
         names = tuple(column.name for column in self.numbers)
@@ -237,11 +237,11 @@ def _floats(labels: Tensor) -> Tensor:
 
 def require(rows: Rows, columns: Iterable[str]) -> None:
     """Raises ``UserError`` unless the table has these columns."""
-    there = set(rows.schema.names)
-    absent = [name for name in columns if name not in there]
+    wanted, there = list(columns), set(rows.schema.names)
+    absent = [name for name in wanted if name not in there]
     if absent:
         raise UserError(
-            f"{where(rows)} has no column {choices([repr(name) for name in absent], 5)}{nearest(absent[0], there)}; "
+            f"{where(rows)} has no column {choices([repr(name) for name in absent], 5)}{nearest(absent[0], there - {*wanted})}; "
             f"it has: {choices(rows.schema.names)}"
         )
 

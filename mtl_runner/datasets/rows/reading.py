@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,16 +11,15 @@ import pyarrow.csv as arrow_csv
 from pyarrow import parquet
 
 from mtl_runner.datasets.rows.columns import MISSING_TEXTS
-from mtl_runner.datasets.rows.jsonl import JSONL_SUFFIXES, jsonl_line, jsonl_tables
-from mtl_runner.datasets.rows.layout import Layout, explained, layout, line_of, opened
-from mtl_runner.errors import UserError, choices, nearest
+from mtl_runner.datasets.rows.decimals import look, refused, with_points
+from mtl_runner.datasets.rows.encodings import mark_notes
+from mtl_runner.datasets.rows.finding import find, is_jsonl, is_parquet, is_text
+from mtl_runner.datasets.rows.jsonl import jsonl_line, jsonl_tables
+from mtl_runner.datasets.rows.layout import Layout, explained, layout, line_of, opened, written_in
+from mtl_runner.errors import UserError, choices
 
 Rows: TypeAlias = pa.Table | pa.RecordBatch
 
-TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".data", ".test", ".dat")
-PARQUET_SUFFIXES = (".parquet", ".pq")
-SUFFIXES = TEXT_SUFFIXES + PARQUET_SUFFIXES + JSONL_SUFFIXES
-COMPRESSED_SUFFIXES = (".gz", ".bz2")
 _BLOCK = 4 << 20
 _BUFFER = 1 << 18
 _SOURCE = b"mtl_runner.source"
@@ -41,11 +40,22 @@ class Reading:
     """Lines that start with it are skipped."""
     quoted: bool = True
     """Whether quotation marks may stand around a value; else they are part of it."""
+    texts: tuple[str, ...] = ()
+    """Columns of texts: lists and objects of JSON Lines, which are read as they are written elsewhere, are errors there."""
+    decimal: str | None = "."
+    """Before the decimals of numbers in text files, point or comma; None: found out from each file as a whole."""
+    commas: tuple[str, ...] = ()
+    """The columns of numbers that may have a decimal comma, once they are known; a point is read in them as well."""
+
+    def __post_init__(self) -> None:
+        if self.decimal not in (None, ".", ","):
+            raise UserError(f"dataset.decimal={self.decimal}: a point or a comma, or null: found out from the file")
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Reading":
         """From ``dataclasses.asdict``, also after a trip through a file."""
-        return cls(**{**stored, "missing": tuple(stored["missing"]), "names": tuple(stored["names"])})
+        lists = {name: tuple(stored.get(name, ())) for name in ("missing", "names", "texts", "commas")}
+        return cls(**{**stored, **lists})
 
 
 def read(paths: str | Sequence[str], reading: Reading) -> pa.Table:
@@ -87,14 +97,15 @@ def read_batches(
     for batch in _batches(found, columns, rows_per_batch, reading):
         for start in range(0, batch.num_rows, rows_per_batch):
             piece = batch.slice(start, rows_per_batch)
-            yield _sourced(piece, [{"path": str(found), "first": first, "rows": piece.num_rows, "reading": asdict(reading)}])
+            source = {"path": str(found), "first": first, "rows": piece.num_rows, "reading": asdict(reading)}
+            yield _pointed(_sourced(piece, [source]), found, reading)
             first += piece.num_rows
 
 
 def _batches(path: Path, columns: Sequence[str] | None, rows: int, reading: Reading) -> Iterator[Rows]:
     if is_parquet(path):
         return _parquet_batches(path, columns, rows)
-    return jsonl_tables(path, rows) if is_jsonl(path) else _text_batches(path, columns, reading)
+    return jsonl_tables(path, rows, reading.texts) if is_jsonl(path) else _text_batches(path, columns, reading)
 
 
 def column_names(path: str | Path, reading: Reading | None = None) -> tuple[str, ...]:
@@ -105,34 +116,6 @@ def column_names(path: str | Path, reading: Reading | None = None) -> tuple[str,
     if is_jsonl(found):
         return tuple(next(jsonl_tables(found, 1), pa.table({})).schema.names)
     return _layout(found, reading or Reading()).names
-
-
-def find(path: str) -> Path:
-    """As ``existing``, of one of the formats that are read here."""
-    found = existing(path)
-    if _suffix(found) not in SUFFIXES:
-        raise UserError(f"{found} has an unknown extension; allowed: {choices(SUFFIXES)}, also with .gz")
-    return found
-
-
-def existing(path: str) -> Path:
-    """The file; also the one with ``.gz`` added or taken away, where only that is there."""
-    typed = Path(path).expanduser()
-    other = typed.with_suffix("") if typed.suffix == ".gz" else typed.with_name(typed.name + ".gz")
-    found = next((candidate for candidate in (typed, other) if candidate.is_file()), None)
-    if found is None:
-        if typed.is_dir():
-            raise UserError(
-                f"{typed} is a folder; name a file in it: {choices(sorted(file.name for file in typed.iterdir()), 5)}"
-            )
-        beside = [file.name for file in typed.parent.iterdir()] if typed.parent.is_dir() else []
-        place = (
-            f"in {typed.parent}: {choices(sorted(beside), 5)}"
-            if beside
-            else f"there is no folder {typed.parent} with files in it"
-        )
-        raise UserError(f"there is no file {typed}{nearest(typed.name, beside)}; {place}")
-    return found
 
 
 def where(rows: Rows, row: int | None = None) -> str:
@@ -159,18 +142,26 @@ def folders(rows: Rows) -> list[Path]:
     return found or [Path()] * rows.num_rows
 
 
-def is_parquet(path: Path) -> bool:
-    """By its extension."""
-    return _suffix(path) in PARQUET_SUFFIXES
+def as_read(reading: Reading, *tables: Rows) -> Reading:
+    """The same, with the columns of numbers that turned out to have a decimal comma: other files are then read like these."""
+    found = (name for rows in tables for source in _sources(rows) for name in source["reading"]["commas"])
+    commas = tuple(dict.fromkeys(found))
+    return replace(reading, decimal="," if commas else ".", commas=commas)
 
 
-def is_jsonl(path: Path) -> bool:
-    """By its extension."""
-    return _suffix(path) in JSONL_SUFFIXES
+def file_notes(*tables: Rows) -> list[str]:
+    """What was found out of the files that the tables were read from, a line each."""
+    return [line for rows in tables for source in _sources(rows) for line in source.get("notes", ())]
 
 
-def _suffix(path: Path) -> str:
-    return Path(path.stem).suffix.lower() if path.suffix.lower() in COMPRESSED_SUFFIXES else path.suffix.lower()
+def picked(rows: Rows, places: Sequence[int]) -> Rows:
+    """The rows at rising places, which still know their lines."""
+    sources, first = [], 0
+    for source in _sources(rows):
+        own = [place - first for place in places if first <= place < first + source["rows"]]
+        sources += [{**source, "first": source["first"] + place, "rows": 1} for place in own]
+        first += source["rows"]
+    return _sourced(rows.take(pa.array(places, pa.int64())), sources)
 
 
 def _whole(path: Path, reading: Reading) -> pa.Table:
@@ -178,20 +169,46 @@ def _whole(path: Path, reading: Reading) -> pa.Table:
         table = _parquet(path).read()
         _unique(path, table.schema.names)
     elif is_jsonl(path):
-        table = next(jsonl_tables(path), pa.table({}))
+        table = next(jsonl_tables(path, None, reading.texts), pa.table({}))
     else:
         shape = _layout(path, reading)
         parse, convert = _options(shape)
         with opened(path, reading.comment) as stream:
-            options = arrow_csv.ReadOptions(block_size=_BLOCK, encoding=reading.encoding, column_names=shape.given)
+            options = arrow_csv.ReadOptions(
+                block_size=_BLOCK, encoding=written_in(path, reading.encoding), column_names=shape.given
+            )
             try:
                 table = arrow_csv.read_csv(stream, options, parse, convert)
-            except pa.ArrowInvalid as error:
+            except (pa.ArrowInvalid, UnicodeDecodeError) as error:
                 raise explained(path, shape, reading.encoding, reading.comment, error) from None
         table = table.rename_columns(list(shape.names))
     if not table.num_rows:
         raise UserError(f"{path} has a header and no rows")
-    return _sourced(table, [{"path": str(path), "first": 0, "rows": table.num_rows, "reading": asdict(reading)}])
+    notes = [] if is_parquet(path) else mark_notes(path)
+    if is_text(path) and reading.decimal != "." and not reading.commas:
+        found = look(table, _layout(path, reading).separator, reading.decimal, reading.missing, reading.texts)
+        reading = replace(reading, commas=found.columns)
+        notes += [f"{path}: {found.note}"] if found.note else []
+    source = {"path": str(path), "first": 0, "rows": table.num_rows, "reading": asdict(reading), "notes": notes}
+    return _pointed(_sourced(table, [source]), path, reading)
+
+
+def _pointed(rows: Any, path: Path, reading: Reading) -> Any:
+    """The rows of a text file with a decimal point in the columns that may have a comma."""
+    columns = [name for name in reading.commas if name in rows.schema.names]
+    if not columns or not is_text(path):
+        return rows
+    separator, metadata = _layout(path, reading).separator, rows.schema.metadata
+    for name in columns:
+        place = rows.schema.get_field_index(name)
+        column = rows.column(place)
+        if (row := refused(column, separator, reading.missing)) is not None:
+            raise UserError(
+                f"{where(rows, row)}, column '{name}': '{column[row].as_py()}' among numbers with a decimal comma: "
+                "marks of thousands are not read, write it without"
+            )
+        rows = rows.set_column(place, name, with_points(column, reading.missing))
+    return rows.replace_schema_metadata(metadata)
 
 
 def _text_batches(path: Path, columns: Sequence[str] | None, reading: Reading) -> Iterator[pa.RecordBatch]:
@@ -201,11 +218,12 @@ def _text_batches(path: Path, columns: Sequence[str] | None, reading: Reading) -
         raise UserError(f"{path} has none of the columns {choices(columns)}; it has: {choices(shape.names)}")
     renamed = dict(zip(shape.raw, shape.names, strict=True))
     with opened(path, reading.comment) as stream:
-        options = arrow_csv.ReadOptions(block_size=_BLOCK, encoding=reading.encoding, column_names=shape.given, use_threads=False)
+        encoding = written_in(path, reading.encoding)
+        options = arrow_csv.ReadOptions(block_size=_BLOCK, encoding=encoding, column_names=shape.given, use_threads=False)
         try:
             for batch in arrow_csv.open_csv(stream, options, parse, convert):
                 yield batch.rename_columns([renamed[name] for name in batch.schema.names])
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
             raise explained(path, shape, reading.encoding, reading.comment, error) from None
 
 

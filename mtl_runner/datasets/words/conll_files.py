@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mtl_runner.datasets.rows.layout import opened
-from mtl_runner.datasets.rows.reading import existing
+from mtl_runner.datasets.rows.encodings import unreadable
+from mtl_runner.datasets.rows.finding import existing
+from mtl_runner.datasets.rows.layout import opened, written_in
 from mtl_runner.datasets.skipping import Skipping
 from mtl_runner.errors import UserError, choices
 
@@ -153,13 +154,10 @@ def _sentences(path: Path, layout: Columns, encoding: str, skipping: Skipping) -
 
 def _lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
     """With their numbers, from 1."""
-    bom_aware = "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding
     try:
-        with io.TextIOWrapper(io.BufferedReader(opened(path, None)), encoding=bom_aware) as lines:
+        with io.TextIOWrapper(io.BufferedReader(opened(path, None)), encoding=written_in(path, encoding)) as lines:
             yield from enumerate(lines, start=1)
     except (UnicodeDecodeError, LookupError):
-        raise UserError(
-            f"{path} cannot be read as {encoding}; name its encoding: dataset.encoding=latin-1, for example"
-        ) from None
+        raise unreadable(path, encoding) from None
     except (OSError, EOFError, pa.ArrowInvalid) as error:
         raise UserError(f"{path} cannot be read: {error}") from None

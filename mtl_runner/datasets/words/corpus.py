@@ -16,7 +16,7 @@ from mtl_runner.datasets.rows.inputs import matching
 from mtl_runner.datasets.rows.labels import Labels, read_labels
 from mtl_runner.datasets.rows.notes import label_notes
 from mtl_runner.datasets.rows.preparation import Preparation
-from mtl_runner.datasets.rows.reading import Reading, where
+from mtl_runner.datasets.rows.reading import Reading, as_read, file_notes, where
 from mtl_runner.datasets.skipping import OnError, Skipping
 from mtl_runner.datasets.splitting import Splitting, split
 from mtl_runner.datasets.stratify import Ints
@@ -75,7 +75,7 @@ class Corpus:
         parts = self._parts(table, labels, kept, tested)
         reader = self.how.reader(texts, parts["train"].tolist())
         targets = {name: task.fit(parts["train"]) for name, task in labels.items()}
-        of_labels = Preparation((), (), targets, self.reading, self.stream)
+        of_labels = Preparation((), (), targets, as_read(self.reading, table), self.stream)
         preparation = TextPreparation(names, reader, of_labels)
         values = {name: tensor.numpy() for name, tensor in of_labels.targets(table).items()}
         context: dict[str, NDArray[Any]] = {"row": np.arange(table.num_rows)}
@@ -83,6 +83,7 @@ class Corpus:
             context["group"] = np.unique(groups.astype(str), return_inverse=True)[1].reshape(-1)
         source = Source(reader.fields(texts), values, context)
         notes = [
+            *file_notes(table),
             *self._notes(reader, texts, source, parts),
             *label_notes(labels, targets, values, parts),
             *skipping.note("texts"),

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from mtl_runner.batch import MISSING, StreamSpec, TargetSpec
 from mtl_runner.datasets.prepared import Prepared
+from mtl_runner.datasets.rows.finding import is_parquet
 from mtl_runner.datasets.rows.preparation import require
-from mtl_runner.datasets.rows.reading import Rows, is_parquet, read_batches
+from mtl_runner.datasets.rows.reading import Rows, read_batches
 from mtl_runner.datasets.skipping import Skipping
 from mtl_runner.datasets.words.conll_files import Format, read_sentences
 from mtl_runner.datasets.words.vocabulary import Letters, Vocabulary, Words, padded

@@ -9,10 +9,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from mtl_runner.batch import StreamSpec
 from mtl_runner.datasets.prepared import Prepared
+from mtl_runner.datasets.rows.columns import is_nested
 from mtl_runner.datasets.rows.preparation import Preparation, require
-from mtl_runner.datasets.rows.reading import Rows
+from mtl_runner.datasets.rows.reading import Rows, where
 from mtl_runner.datasets.words.text_reading import Reader, Texts, read_reader
+from mtl_runner.errors import UserError
 
 AT_ONCE = 1024
 """Texts that are read together when a model is used."""
@@ -32,6 +35,10 @@ class TextPreparation(Prepared):
     @property
     def stream(self) -> str:  # type: ignore[override]
         return self.labels.stream
+
+    @property
+    def stream_spec(self) -> StreamSpec:
+        return self.reader.spec
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -74,6 +81,15 @@ class TextPreparation(Prepared):
 
 
 def cells(rows: Rows, names: Iterable[str]) -> Texts:
-    """The texts of each row, one or two."""
-    columns = [rows.column(rows.schema.get_field_index(name)).cast(pa.string()).to_pylist() for name in names]
+    """The texts of each row, one or two.
+
+    Raises:
+        UserError: a column holds lists, or what else is no text.
+    """
+    columns = []
+    for name in names:
+        column = rows.column(rows.schema.get_field_index(name))
+        if is_nested(column):
+            raise UserError(f"{where(rows)}, column '{name}': holds {column.type}, where one text a row is expected")
+        columns.append(column.cast(pa.string()).to_pylist())
     return list(zip(*columns, strict=True))

@@ -14,7 +14,7 @@ from mtl_runner.analysis.comparison import Comparison, Finding
 from mtl_runner.analysis.results import Result
 
 SHARINGS = ("hard", "soft", "mmoe", "cross_stitch", "mtan")
-WEIGHTINGS = ("equal", "dynamic", "nash_mtl", "uncertainty")
+WEIGHTINGS = ("equal", "dynamic", "nash_mtl", "uncertainty", "dwa", "famo")
 
 
 def history(rng: np.random.Generator, tasks: Sequence[str], epochs: int, moving: bool) -> tuple[dict[str, Any], ...]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from made_runs import made_run
 
-from mtl_runner.analysis.groups import Grouping, baselines, conditions, grouped, own_baseline
+from mtl_runner.analysis.groups import Grouping, RunGroup, baselines, conditions, grouped, own_baseline
 from mtl_runner.analysis.results import flat, read
 from mtl_runner.errors import UserError
 
@@ -145,3 +145,38 @@ def test_another_class_of_a_chosen_option_makes_a_group(tmp_path: Path) -> None:
     assert names(groups(tmp_path / "sharing", *runs)) == ["sharing=a.Hard", "sharing=a.Mine"]
     runs = [{"imbalance": "focal", "options": {"imbalance": {"focal": {"_target_": f"a.{name}"}}}} for name in ("Focal", "Mine")]
     assert names(groups(tmp_path / "imbalance", *runs)) == ["imbalance.focal=a.Focal", "imbalance.focal=a.Mine"]
+
+
+def test_of_keys_that_go_together_the_first_names_the_groups(tmp_path: Path) -> None:
+    runs = [
+        read(made_run(tmp_path / str(k), {"a": {"roc_auc": 0.8}}, options={"optimizer": {"lr": k, "decay": k}})) for k in (1, 2)
+    ]
+    found = grouped(runs)
+    assert (found.by, found.along) == (("optimizer.lr",), ("optimizer.decay",))
+
+
+def test_keys_of_the_same_name_are_said_whole(tmp_path: Path) -> None:
+    runs = [
+        read(made_run(tmp_path / f"{a}{b}", {"a": {"roc_auc": 0.8}}, options={"encoder": {"depth": a}, "head": {"depth": b}}))
+        for a, b in ((1, 1), (1, 2), (2, 1))
+    ]
+    assert [group.name for group in grouped(runs).groups] == [
+        f"encoder.depth={a} head.depth={b}" for a, b in ((1, 1), (1, 2), (2, 1))
+    ]
+
+
+def test_a_baseline_has_its_settings_in_all_of_its_runs(tmp_path: Path) -> None:
+    runs = [
+        read(made_run(tmp_path / sharing, {"a": {"roc_auc": 0.8}}, choices={"sharing": sharing})) for sharing in ("none", "hard")
+    ]
+    (group,) = grouped(runs, ["trainer.batch_size"]).groups
+    assert baselines([group], {"sharing": "none"}) == [] != baselines([group], {"weighting": "equal"})
+
+
+def test_the_own_baseline_has_all_other_settings_and_may_have_keys_of_its_own() -> None:
+    def group(**settings: str) -> RunGroup:
+        return RunGroup("", {key.replace("__", "."): value for key, value in settings.items()}, ())
+
+    plain, focal = (group(sharing="none", sharing__heads="2", imbalance=each, encoder="mlp") for each in ("none", "focal"))
+    mine = group(sharing="hard", imbalance="focal", encoder="mlp")
+    assert own_baseline(mine, [plain, focal], plain, {"sharing"}) is focal

@@ -229,3 +229,104 @@ def test_images_that_cannot_be_are_told(change: dict[str, Any], file: Path) -> N
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match="an image or a category lacks a key or has a wrong value"):
         Coco(str(file), TASKS).load()
+
+
+def elsewhere(file: Path, name: str) -> Path:
+    """Annotations in a folder of their own, without images."""
+    (file.parent / "annotations").mkdir(exist_ok=True)
+    moved = file.parent / "annotations" / name
+    moved.write_text(file.read_text())
+    return moved
+
+
+def test_images_of_the_runs_own_files_and_of_others_are_found(file: Path) -> None:
+    """Those of two parts may have the same names, so that each file of the run has its folder; others have theirs beside them."""
+    shade = {"here": 10, "test": 200, "beside": 90}
+    for name, grey in shade.items():
+        (file.parent / name).mkdir()
+        for n in range(10):
+            Image.fromarray(np.full((8, 10, 3), grey, np.uint8)).save(file.parent / name / f"{n}.png")
+    first, second, third = (elsewhere(file, f"{name}.json") for name in ("a", "b", "c"))
+    beside = file.parent / "beside" / "d.json"
+    beside.write_text(file.read_text())
+    places = {"folder": str(file.parent / "here"), "test_path": str(second), "test_folder": str(file.parent / "test")}
+    data = Coco(str(first), {"there": {"type": "multilabel"}}, **places).load()
+    prepared = read_preparation(json.loads(json.dumps(data.preparation)))["input"]
+    for path, grey in ((first, 10), (second, 200), (beside, 90)):
+        (rows,) = prepared.batches(path, ("image",), 100)
+        assert prepared.inputs(rows)["image"].unique().tolist() == pytest.approx([grey / 255])
+    with pytest.raises(UserError, match=r"c\.json: image 0\.png is not beside it, and several folders of the run have one: "):
+        list(prepared.batches(third, ("image",), 100))
+    alone = Coco(str(first), {"there": {"type": "multilabel"}}, folder=places["folder"]).load()
+    for path in (third, third.with_suffix(".csv")):
+        if path.suffix == ".csv":
+            path.write_text("image\n3.png\n")
+        (rows,) = read_preparation(alone.preparation)["input"].batches(path, ("image",), 100)
+        assert rows.column("image").to_pylist()[0].startswith(places["folder"])
+
+
+@pytest.mark.parametrize("made", ["json", "csv"])
+def test_images_that_cannot_be_read_are_passed_over_as_in_training(
+    made: str, train: Callable[..., Path], file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each row keeps its line in the predictions, an empty one; metrics are those of the others."""
+    tasks = "dataset.tasks={there:{type:multilabel},boxes:{type:detection}}"
+    common = ("dataset=coco", tasks, f"dataset.path={file}", "encoder=cnn", "trainer.epochs=1")
+    run = train(*common, "dataset.on_error=skip", "dataset.max_errors=2")
+    new = file
+    if made == "csv":
+        new = file.with_name("new.csv")
+        new.write_text("\n".join(["image,there_cat,there_mat,boxes", *(f"{n}.png,1,{n % 2}," for n in range(10))]) + "\n")
+    out = {ending: file.with_name(f"out.{ending}") for ending in ("parquet", "csv")}
+    predict.predict(run, new, out["parquet"])
+    whole = pa.parquet.read_table(out["parquet"])
+    good = json.loads(file.read_text())
+    Path(file.with_name("2.png")).write_bytes(file.with_name("2.png").read_bytes()[:50])
+    caplog.clear()
+    for path in out.values():
+        predict.predict(run, new, path)
+    assert "1 rows cannot be used and are passed over, their predictions are empty; the first: " in caplog.text
+    assert "2.png cannot be decoded" in caplog.text
+    found = pa.parquet.read_table(out["parquet"])
+    others = [0, 1, *range(3, 10)]
+    assert set(found.slice(2, 1).to_pylist()[0].values()) == {None} and found.schema == whole.schema
+    for name in whole.column_names[:4]:
+        assert found.take(others).column(name).to_pylist() == pytest.approx(whole.take(others).column(name).to_pylist())
+    lines = out["csv"].read_text().splitlines()
+    assert len(lines) == 11 and set(lines[3]) == {","}
+    caplog.clear()
+    metrics = predict.evaluate(run, new).metrics["there"]
+    assert "1 rows cannot be used and are passed over, no metric counts them; the first: " in caplog.text
+    kept = file.with_name("kept.json")
+    kept.write_text(
+        json.dumps(
+            good
+            | {
+                "images": [good["images"][n] for n in others],
+                "annotations": [each for each in good["annotations"] if each["image_id"] != 9],
+            }
+        )
+    )
+    if made == "json":
+        assert metrics == pytest.approx(predict.evaluate(run, kept).metrics["there"], nan_ok=True)
+    for n in (5, 6):
+        file.with_name(f"{n}.png").unlink()
+    for use in (lambda: predict.predict(run, new, out["csv"]), lambda: predict.evaluate(run, new)):
+        with pytest.raises(UserError, match=r"more than dataset.max_errors=2 items cannot be used"):
+            use()
+
+
+def test_of_a_file_with_images_to_pass_over_lines_stay_true(train: Callable[..., Path], file: Path) -> None:
+    run = train(
+        "dataset=coco", "dataset.tasks={pose:{type:keypoints}}", f"dataset.path={file}", "encoder=cnn", "trainer.epochs=1",
+        "dataset.on_error=skip", "dataset.max_errors=9",
+    )  # fmt: skip
+    new, names = file.with_name("new.csv"), "image,pose_nose_x,pose_nose_y,pose_tail_x,pose_tail_y\n"
+    new.write_text(names + "9.png,1,0,1,1\nlost.png,1,0,1,1\n1.png,1,0,1,1\n2.png,perhaps,0,1,1\n")
+    with pytest.raises(UserError, match=r"new\.csv, line 5.*perhaps"):
+        predict.evaluate(run, new)
+    new.write_text(names + "lost.png,1,0,1,1\n")
+    with pytest.raises(UserError, match=r"new\.csv has no rows that can be used"):
+        predict.evaluate(run, new)
+    predict.predict(run, new, file.with_name("out.csv"))
+    assert len(file.with_name("out.csv").read_text().splitlines()) == 2

@@ -266,3 +266,18 @@ def test_scenes_are_what_their_maps_say() -> None:
         for name, t in first.splits["train"].targets.items()
     }
     assert all(0.3 < share < 0.7 for share in lost.values()) and not first.splits["test"].targets["depth"].isnan().any()
+
+
+def test_a_run_that_skips_passes_over_images_and_maps_of_new_rows_too(folder: Path) -> None:
+    """Of a file: its rows that cannot be used, in a stored preparation; one that stops says of none."""
+    (folder / "rows.csv").write_text("image,label\n" + "".join(f"image/{n}.png,label/{n}.png\n" for n in range(6)))
+    tasks = {"label": TASKS["label"]}
+    skips, stops = (Dense(str(folder), tasks, on_error=how, max_errors=3).load().preparation for how in ("skip", "stop"))
+    _cut(folder / "image" / "4.png")
+    _cut(folder / "label" / "2.png")
+    prepared, strict = (read_preparation(json.loads(json.dumps(stored)))["input"] for stored in (skips, stops))
+    assert (prepared.max_errors, strict.max_errors) == (3, None)
+    for columns, bad in ((["image"], [4]), (["image", "label"], [2, 4])):
+        (rows,) = prepared.batches(folder / "rows.csv", columns, 100)
+        found = prepared.unusable(rows)
+        assert list(found) == bad and "4.png: " in str(found[4]) and "rows.csv, line 6" in str(found[4])

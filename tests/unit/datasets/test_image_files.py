@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,20 @@ def test_idx_files_are_read_packed_or_not_and_checked(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UserError, match=message):
             read_idx(tmp_path / name, 3)
+    for name, header, said in (
+        ("long", (2, 3, 4), r"says 2 × 3 × 4 = 24 bytes, it has more"),
+        ("wide", (2**20, 2**10, 2**10), r"says 1048576 × 1024 × 1024 = 1,099,511,627,776 bytes; up to 1,073,741,824 are read"),
+    ):  # gigabytes in a file of megabytes: no more is unpacked than the header says, and the header says no more than fits
+        content = bytes([0, 0, 8, 3]) + struct.pack(">3I", *header) + bytes(1 << 20)
+        (tmp_path / name).write_bytes(content)
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content))
+        for ending in ("", ".gz"):
+            tracemalloc.start()
+            with pytest.raises(UserError, match=rf"{name}{ending}: its header {said}"):
+                read_idx(tmp_path / f"{name}{ending}", 3)
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert peak < 1 << 19, "the array of the header, and a buffer"
     (tmp_path / "labels").write_bytes(idx(np.zeros(3)))
     with pytest.raises(UserError, match=r"2 images, .* 3 labels"):
         read_labelled(tmp_path / "a", tmp_path / "labels")

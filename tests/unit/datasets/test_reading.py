@@ -107,6 +107,12 @@ def test_missing_files_have_neighbours(write, tmp_path):
     write("a\n1\n", "customers.csv")
     with pytest.raises(UserError, match=r"no file.*custmers\.csv.*did you mean 'customers\.csv'"):
         read(str(tmp_path / "custmers.csv"), Reading())
+    (tmp_path / "cust").mkdir()
+    write("", "custmers.py")
+    with pytest.raises(UserError, match=r"in .*: customers\.csv$"):
+        read(str(tmp_path / "custmers.csv"), Reading())
+    with pytest.raises(UserError, match=r"no file [^?]*; in .*/cust is no file that can be read"):
+        read(str(tmp_path / "cust" / "custmers.csv"), Reading())
     with pytest.raises(UserError, match="there is no folder"):
         read(str(tmp_path / "nowhere" / "a.csv"), Reading())
     with pytest.raises(UserError, match="is a folder"):

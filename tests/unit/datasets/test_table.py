@@ -390,3 +390,37 @@ def test_very_large_numbers_do_not_overflow(save):
     numeric = load(save(frame)).splits["train"].inputs["input"]["numeric"]
     assert numeric.isfinite().all()
     assert float(numeric[:, 0].std(correction=0)) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [
+        ({"churn": None}, "(dataset.tasks.churn.type says otherwise)"),
+        (["churn"], "('dataset.tasks={churn:{type:…}}' in place of the list says otherwise)"),
+        ({"a.b": {"columns": "churn"}}, "('dataset.tasks={NAME:{columns:\"churn\",type:…}}' says otherwise)"),
+        (['Ποσό, "net" 1'], '(\'dataset.tasks={NAME:{columns:"Ποσό, \\"net\\" 1",type:…}}\' says otherwise)'),
+    ],
+)
+def test_a_guess_says_what_can_be_typed(save, tasks, said):
+    frame = customers().assign(**{'Ποσό, "net" 1': lambda rows: rows["spend"]})
+    (line,) = (note for note in load(save(frame), tasks).notes if "taken for" in note)
+    assert line.endswith(said)
+
+
+def test_the_one_value_of_a_target_is_said_and_no_other(save):
+    notes = load(save(customers().assign(churn="no")), ["churn"]).notes
+    assert any("taken for binary, of one value: no (" in note for note in notes)
+    assert not any("not no" in note for note in notes)
+
+
+def test_a_reserved_name_is_refused_before_anything_is_read():
+    for tasks in (["average"], {"average": {"columns": "churn"}}):
+        with pytest.raises(UserError, match=r"dataset\.tasks: average is what the mean over the tasks is called"):
+            Table("nowhere.csv", tasks)
+
+
+def test_only_a_column_that_is_not_wanted_itself_is_meant(save):
+    preparation = Preparation.from_json(load(save(customers().rename(columns={"age": "score", "income": "scored"}))).preparation)
+    rows = pa.Table.from_pandas(customers().rename(columns={"age": "score"}).drop(columns="income"))
+    with pytest.raises(UserError, match=r"no column 'scored' .did you mean 'spend'"):
+        preparation.inputs(rows)

@@ -14,6 +14,7 @@ from mtl_runner.datasets.prepared import read_preparation
 from mtl_runner.datasets.texts import Text
 from mtl_runner.datasets.words.text_reading import BETWEEN, paired, units
 from mtl_runner.errors import UserError
+from mtl_runner.tasks import make_tasks
 
 ROWS = [
     {"text": f"{word} film, really {word}{'!' * (place % 3)}", "mood": mood, "stars": stars + place % 2}
@@ -174,7 +175,9 @@ def test_glue_reads_its_files(tmp_path: Path) -> None:
     kinds = {"cola": "binary", "mrpc": "binary", "mnli": "multiclass", "stsb": "regression"}
     assert {name: spec.kind for name, spec in data.targets.items()} == kinds
     assert [data.splits["test"].size(name) for name in lines] == [12] * 4  # all of dev.tsv
-    assert data.targets["cola"].metric == "mcc" and data.targets["mnli"].classes[0] == "contradiction"
+    assert [data.targets[name].metric for name in ("cola", "stsb")] == ["mcc", "spearman"]
+    assert make_tasks(data.targets)[-1].primary.name == "spearman"
+    assert data.targets["mnli"].classes[0] == "contradiction"
     (tmp_path / "MRPC/train.tsv").write_text("\n".join([*lines["mrpc"][:4], "1\t1\tshort"]) + "\n")
     with pytest.raises(UserError, match=r"train.tsv, line 5: 3 values, but there are 5 columns"):
         Glue(str(tmp_path), ["mrpc"]).load()
@@ -185,3 +188,24 @@ def test_a_time_to_an_event_is_named_by_its_two_columns(tmp_path: Path) -> None:
     task = {"life": {"type": "survival", "time": "days", "event": "died"}}
     data = Text(csv(tmp_path / "lives.csv", rows), task, "review").load()
     assert (data.targets["life"].kind, data.targets["life"].columns) == ("survival", ("days", "died"))
+
+
+def test_a_list_or_an_object_is_no_text(tmp_path: Path) -> None:
+    """A number and a text that looks like a list are; other columns may hold what they like."""
+    path = tmp_path / "rows.jsonl"
+    rows: list[dict[str, Any]] = [{"text": f"word {place}", "mood": place % 2, "more": [place]} for place in range(20)]
+    rows[3]["text"], rows[4]["text"] = '["a", "b"]', 12.50
+    path.write_text("\n".join(map(json.dumps, rows)))
+    data = Text(str(path), ["mood"], split={"validation": 0.1, "test": 0.1}).load()
+    prepared = read_preparation(json.loads(json.dumps(data.preparation)))["input"]
+    for text, kind in ((["a", "b"], "a list"), ({"a": "b"}, "an object"), ([], "a list")):
+        rows[5]["text"] = text
+        path.write_text("\n".join(map(json.dumps, rows)))
+        message = rf"rows\.jsonl, line 6, column 'text': {kind}, where one text is expected"
+        with pytest.raises(UserError, match=message):
+            Text(str(path), ["mood"]).load()
+        with pytest.raises(UserError, match=message):
+            list(prepared.batches(path, ("text",), 4))
+    parquet.write_table(pa.table({"text": [["a", "b"]] * 20, "mood": ["glad", "sad"] * 10}), tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match=r"rows\.parquet, column 'text': holds list<.*>, where one text a row is expected"):
+        Text(str(tmp_path / "rows.parquet"), ["mood"]).load()

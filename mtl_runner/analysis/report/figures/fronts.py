@@ -1,13 +1,14 @@
 """What one task pays for another: groups in the plane of two tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
-from math import isfinite
+from math import hypot, isfinite
 from typing import TYPE_CHECKING
 
 from mtl_runner.analysis.comparison import Comparison, Group, TaskInfo
 from mtl_runner.analysis.report.columns import unit
 from mtl_runner.analysis.report.figures.hypervolume import Point, front, hypervolume
+from mtl_runner.analysis.report.figures.numbers import nearest, spread
 from mtl_runner.analysis.report.figures.parts import BLUE, GREY, INK, SMALL, canvas, small
 from mtl_runner.figures.style import ems, shortened, titles
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PAIRS, _GROUPS, _FEW, _SIDE, _STEP, _TOP = 4, 30, 8, 2.3, 3.15, 0.95
-"""Pairs and groups shown; groups up to which all have numbers and intervals; inches of a panel, to the next one, and on top."""
+"""Pairs and groups shown; groups up to which all have intervals; inches of a panel, to the next one, and on top."""
+_FAR = 11.0
+"""From a point to its number, in points of print, from where on a line joins them."""
 
 
 def draw(comparison: Comparison) -> "Figure | str":
@@ -100,15 +103,31 @@ def _plane(axes: "Axes", pair: tuple[TaskInfo, TaskInfo], groups: tuple[Group, .
         color = BLUE if (x, y) in best else GREY
         at = signs[0] * x, signs[1] * y
         axes.plot(*at, "D" if groups[place].is_baseline else "o", color=color, markersize=4.5, zorder=2)
-        if len(points) <= _FEW or (x, y) in best or groups[place].is_baseline:
-            axes.annotate(str(place + 1), at, (4, 3), textcoords="offset points", fontsize=7, color=INK, zorder=4)
     axes.margins(0.15)
     limits = axes.get_xlim(), axes.get_ylim()
     _intervals(axes, pair, [groups[place] for place, point in points.items() if len(points) <= _FEW or point in best])
     axes.set(xlim=limits[0][:: signs[0]], ylim=limits[1][:: signs[1]])
+    shown = {place: (signs[0] * x, signs[1] * y) for place, (x, y) in points.items()}
+    _numbers(axes, shown, (signs[0] * reference[0], signs[1] * reference[1]))
     for task, axis in zip(pair, (axes.xaxis, axes.yaxis), strict=True):
         axis.set_label_text(shortened(f"{task.name}: {unit(task)}", 38), fontsize=8, color=INK)
     axes.set_title(_said(best, reference, signs), loc="left", fontsize=7.5, color=INK, pad=4)
+
+
+def _numbers(axes: "Axes", at: Mapping[int, Point], cross: Point) -> None:
+    """Each group's number beside its point; a line leads to one that found room only further away, or near another point."""
+    size = 7 if len(at) <= _FEW else 6
+    box = axes.get_window_extent()
+    inch = axes.figure.dpi
+    spots = [((x - box.x0) * 72 / inch, (y - box.y0) * 72 / inch) for x, y in axes.transData.transform([*at.values(), cross])]
+    sizes = [(0.7 * size * len(str(place + 1)), 1.2 * size) for place in at]
+    middles = spread(spots[:-1], sizes, (box.width * 72 / inch, box.height * 72 / inch), spots[-1:])
+    for (place, point), spot, middle in zip(at.items(), spots, middles, strict=False):
+        away = (middle[0] - spot[0], middle[1] - spot[1])
+        unsure = hypot(*away) > _FAR or nearest(middle, spots[:-1]) != spot
+        line = {"arrowstyle": "-", "linewidth": 0.4, "color": INK, "shrinkA": 0, "shrinkB": 0} if unsure else None
+        look = {"ha": "center", "va": "center", "fontsize": size, "color": INK, "zorder": 4}
+        axes.annotate(str(place + 1), point, away, textcoords="offset points", arrowprops=line, **look)  # type: ignore[arg-type]
 
 
 def _intervals(axes: "Axes", pair: tuple[TaskInfo, TaskInfo], groups: Sequence[Group]) -> None:

@@ -5,7 +5,7 @@ from statistics import quantiles
 from typing import TYPE_CHECKING
 
 from mtl_runner.analysis.comparison import Comparison, Estimate
-from mtl_runner.analysis.report.words import gain_of
+from mtl_runner.analysis.report.words import gain_of, listed
 from mtl_runner.figures.table import heat_map
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ def draw(comparison: Comparison) -> "Figure | str":
     rows = [[group.delta_m for group in groups], *([group.gains.get(task) for group in groups] for task in tasks)]
     rows = rows[1:] if len(comparison.tasks) == 1 else rows
     values = [[each.mean if each else nan for each in row] for row in rows]
-    title = f"{gain_of(comparison)}, in %   (▲▼ sure)"
-    figure = heat_map(title, ["Δm"] * (len(rows) > len(tasks)) + tasks, [group.name for group in groups], values, _limit(values))
+    title, names = f"{gain_of(comparison)}, in % (▲▼ sure)", ["Δm"] * (len(rows) > len(tasks)) + tasks
+    figure = heat_map(title, names, [group.name for group in groups], values, _limit(values), _without(comparison))
     numbered = len(rows) <= _NUMBERED[0] and len(groups) <= _NUMBERED[1]
     for y, row in enumerate(rows):
         for x, gain in enumerate(row):
@@ -48,6 +48,13 @@ def draw(comparison: Comparison) -> "Figure | str":
     if len(rows) > len(tasks):
         figure.axes[0].axhline(0.5, color="#2f3a45", linewidth=1)
     return figure
+
+
+def _without(comparison: Comparison) -> str:
+    """Which tasks are not there, as their metric gives no percentage: values below 0 or a baseline not surely above, say."""
+    missing = [task for task in comparison.tasks if not any(task.name in group.gains for group in comparison.groups)]
+    said = listed((f"{task.name} ({task.metric})" for task in missing), "")
+    return f"no gain in %, and no part in Δm: {said}" if missing else ""
 
 
 def sure(gain: Estimate | None) -> int:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from mtl_runner.analysis.comparison import Comparison, Estimate, Group
 from mtl_runner.analysis.report.columns import higher_is_better, telling, unit
-from mtl_runner.analysis.report.figures.parts import BLUE, GREY, INK, RED, canvas, names, small, titled
+from mtl_runner.analysis.report.figures.parts import BLUE, GREY, INK, ORANGE, canvas, names, small, titled
 from mtl_runner.figures.style import ems, shortened, titles
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def draw(comparison: Comparison) -> "Figure | str":
         row, column = divmod(place, across)
         axes = small(figure, left + column * (_WIDE + _GAP), size[1] - _TOP - high - row * (high + 0.72), _WIDE, high)
         task = None if place == 0 and not lone else tasks[place - (not lone)]
-        titled(axes, task.name if task else "average", 24)
+        titled(axes, task.name if task else "average", _WIDE + _GAP - 0.1)
         axes.set_xlabel(
             shortened(unit(task) if task else f"of tasks {'↑' if higher_is_better(comparison) else '↓'}", 30),
             fontsize=7.5,
@@ -46,7 +46,7 @@ def draw(comparison: Comparison) -> "Figure | str":
     single = all(len(group.runs) == 1 for group in groups)
     said = "single runs" if single else "mean and 95 % interval; dots: single runs"
     said += "; dashed: the baseline" if comparison.baseline else ""
-    said += "; red: sure negative transfer, seed by seed" if any(group.suffers for group in groups) else ""
+    said += "; orange: sure negative transfer, seed by seed" if any(group.suffers for group in groups) else ""
     said += f"; {len(tasks)} of {len(comparison.tasks)} tasks" if len(tasks) < len(comparison.tasks) else ""
     said += f"; the best {GROUPS} of {len(comparison.groups)} groups" if len(groups) < len(comparison.groups) else ""
     titles(figure, "test metric by group and task", said)
@@ -61,7 +61,7 @@ def _rows(axes: "Axes", groups: tuple[Group, ...], task: str | None, metric: str
         estimate = group.scores.get(task) if task else group.average
         if estimate is None or not isfinite(estimate.mean):
             continue
-        _point(axes, y, estimate, RED if task in group.suffers else BLUE, group.is_baseline)
+        _point(axes, y, estimate, ORANGE if task in group.suffers else BLUE, group.is_baseline)
         if group.is_baseline:
             axes.axvline(estimate.mean, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     axes.set_ylim(len(groups) - 0.3, -0.6)

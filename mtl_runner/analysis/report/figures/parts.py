@@ -6,14 +6,14 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from mtl_runner.analysis.comparison import Group
-from mtl_runner.figures.style import INK, PALE, panel, shortened
+from mtl_runner.figures.style import INK, PALE, fitted, panel, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, RED, GREY = "#0072B2", "#D55E00", "#8b97a3"
-COLORS = (BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", RED, "#2f3a45", "#a6761d")
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8b97a3"
+COLORS = (BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", ORANGE, "#2f3a45", "#a6761d")
 """Told apart also by the colour-blind (Okabe and Ito 2008); brown and ink stand for their yellow, pale on white, and black."""
 DASHED = ("-", "--", "-.", ":")
 SMALL = 7.5
@@ -31,9 +31,9 @@ def canvas(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), dpi=130)
 
 
-def titled(axes: "Axes", text: str, length: int) -> None:
-    """A panel's name, over its left edge."""
-    axes.set_title(shortened(text, length), loc="left", fontsize=9, fontweight="bold", color=INK, pad=4)
+def titled(axes: "Axes", text: str, inches: float) -> None:
+    """A panel's name, over its left edge, cut to a length in print."""
+    axes.set_title(fitted(text, inches, 9.9), loc="left", fontsize=9, fontweight="bold", color=INK, pad=4)
 
 
 def small(figure: "Figure", left: float, bottom: float, width: float, height: float) -> "Axes":
@@ -68,4 +68,19 @@ def key(figure: "Figure", entries: Sequence[tuple[str, dict[str, str]]], left: f
         figure.text((left + 0.36) / wide, y, name, fontsize=SMALL, color=INK, va="center_baseline")
 
 
-__all__ = ["BLUE", "COLORS", "GREY", "INK", "PALE", "RED", "SMALL", "canvas", "key", "mean", "names", "small", "style", "titled"]
+__all__ = [
+    "BLUE",
+    "COLORS",
+    "GREY",
+    "INK",
+    "ORANGE",
+    "PALE",
+    "SMALL",
+    "canvas",
+    "key",
+    "mean",
+    "names",
+    "small",
+    "style",
+    "titled",
+]

@@ -43,7 +43,7 @@ def draw(comparison: Comparison) -> "Figure | str":
         for task, weights in sorted(lines.items(), key=lambda item: item[0] in colored):
             look = style(colored.index(task)) if task in colored else {"color": GREY, "linestyle": "-"}
             axes.plot(list(weights), list(weights.values()), linewidth=1.5 if task in colored else 0.5, **look)  # type: ignore[arg-type]
-        titled(axes, group.name, 34)
+        titled(axes, group.name, _WIDE + 0.4)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
         axes.set_xlabel("epoch", fontsize=8, color=INK)
     figure.axes[0].set_ylabel("weight", fontsize=8, color=INK)
