@@ -48,6 +48,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
     hydra, root = logging.getLogger("hydra"), logging.getLogger()
+    hydra.setLevel(logging.NOTSET)
     hydra.handlers, hydra.propagate = [], True  # they hold this test's standard output
     root.handlers = [each for each in root.handlers if type(each) is not logging.StreamHandler]  # so do those of --info
     root.setLevel(logging.WARNING)

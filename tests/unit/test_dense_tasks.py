@@ -1,6 +1,7 @@
 """Segmentation, depth and normals: losses and metrics by hand and by the definitions of the literature, and the dense heads."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mtl_runner.batch import MISSING, Batch, TargetSpec
+from mtl_runner.batch import MISSING, Batch, Decision, TargetSpec
 from mtl_runner.encoders.base import FeatureSpec
 from mtl_runner.errors import NotApplicable, UserError
 from mtl_runner.imbalance.class_weights import ClassWeights
@@ -113,6 +114,11 @@ def test_metrics_by_hand() -> None:
     assert dense.angle(torch.zeros(3), up).item() == 90
 
 
+def test_a_depth_that_is_exactly_a_quarter_off_is_not_within_it() -> None:
+    values, targets = torch.tensor([[4.0, 5.0, 4.1, 5.0]]), torch.tensor([[5.0, 4.0, 5.0, 4.1]])
+    assert dense.depth(dense.depth_summary(values, targets))["delta_1"].item() == 0.5
+
+
 @pytest.mark.parametrize("kind", SPECS)
 def test_an_output_that_is_not_finite_or_no_label_makes_metrics_undefined(kind: str) -> None:
     made = task(kind)
@@ -153,6 +159,7 @@ def test_losses_are_means_over_labelled_pixels() -> None:
     torch.testing.assert_close(losses("depth", outputs, depths)[0][0], error.abs().mean())
     torch.testing.assert_close(losses("depth", outputs, depths, loss="l2")[0][0], error.square().mean())
     vectors, normals = some("normals")
+    normals[0, 0, :2, :, 1] = math.nan  # one number of three is missing: there is no direction
     known = ~normals[0].isnan().any(-1)
     cosine = functional.cosine_similarity(vectors[0][known], normals[0][known], dim=-1)
     torch.testing.assert_close(losses("normals", vectors, normals)[0][0], 1 - cosine.mean())
@@ -241,3 +248,12 @@ def test_losses_for_imbalanced_classes_take_maps() -> None:
         found = of_maps.loss(logits, clean, weights)
         expected = of_rows.loss(flat[0], clean.flatten(1).long(), weights.flatten(1))
         torch.testing.assert_close(found, expected)
+
+
+def test_shifted_classes_of_pixels_are_measured_as_they_are_predicted() -> None:
+    logits = some("segmentation")[0]
+    spec = replace(SPECS["segmentation"], decision=Decision(offsets=(0.0, 2.0, -1.0, 0.5)))
+    (made,) = make_tasks({"map": spec})
+    shown = torch.tensor(made.predictions(logits[0])["map"].to_pylist())
+    assert (shown != logits[0].argmax(-1)).any()
+    assert made.evaluated(made.summarise(logits[:1], shown[None], [spec]), [spec])["miou"].tolist() == [1.0]

@@ -116,3 +116,11 @@ def test_average_precision_without_true_boxes_is_undefined_and_without_detection
     true = torch.tensor([[[[0.0, 0, 1, 1]], [[0, 0, 0, 0]]]])
     assert detection(detection_summary(*nothing, true, torch.tensor([[[0], [-1]]]), 2))["ap"].tolist() == [0.0]
     assert detection(detection_summary(*nothing, true, torch.full((1, 2, 1), -1), 2))["ap50"].isnan().all()
+
+
+def test_an_overlap_as_large_as_the_threshold_is_a_hit() -> None:
+    """As in COCO; here 1/2, where the box found is the upper half of the true one."""
+    found, true = torch.tensor([[[[0.0, 0.0, 1.0, 0.5]]]]), torch.tensor([[[[0.0, 0.0, 1.0, 1.0]]]])
+    label = torch.zeros(1, 1, 1, dtype=torch.long)
+    values = detection(detection_summary(found, torch.ones(1, 1, 1), label, true, label, 1))
+    assert values["ap50"].item() == 1 and values["ap"].item() == pytest.approx(0.1)

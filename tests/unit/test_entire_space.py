@@ -12,8 +12,8 @@ from torch import Tensor
 from mtl_runner import build
 from mtl_runner.batch import Data, TargetSpec
 from mtl_runner.config.schema import plain
-from mtl_runner.errors import UserError
-from mtl_runner.sharing.products import both
+from mtl_runner.errors import NotApplicable, UserError
+from mtl_runner.sharing.products import Products, both
 from mtl_runner.weighting.gradients import ParameterGradients
 
 EVENT = TargetSpec("ranking", classes=("0", "1"))
@@ -42,6 +42,15 @@ def test_the_logit_of_a_product_and_its_gradient_are_exact_where_a_sigmoid_is_0_
     both(extreme, other).sum().backward()
     torch.testing.assert_close(extreme.grad, torch.tensor([0.5, 1, 0, 1]))
     torch.testing.assert_close(both(a), a)
+
+
+def test_labels_that_are_missing_wherever_the_event_before_did_not_happen_are_refused_and_some_that_are_not() -> None:
+    products = Products([], {"purchase": ["click"]})
+    click = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    products.check_labels({"click": click, "purchase": torch.tensor([1.0, 0.0, 0.0, torch.nan])})
+    products.check_labels({"click": click, "purchase": torch.full((4,), torch.nan)})
+    with pytest.raises(NotApplicable, match="none of the 2 training rows without click has a label of purchase"):
+        products.check_labels({"click": click, "purchase": torch.tensor([1.0, 0.0, torch.nan, torch.nan])})
 
 
 def test_losses_and_gradients_are_those_of_the_entire_space_model(make_config: Callable[..., DictConfig]) -> None:

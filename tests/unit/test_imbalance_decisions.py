@@ -181,6 +181,17 @@ def test_g_mean_finds_its_way_out_of_0_where_two_classes_are_never_hit() -> None
     assert tuned("g_mean", nothing, labels, 3) == Decision()
 
 
+@pytest.mark.parametrize("objective", ["f1", "balanced_accuracy", "g_mean"])
+def test_the_numbering_of_equally_frequent_classes_does_not_matter(objective: str) -> None:
+    labels, order = torch.arange(3).repeat(8), torch.tensor([2, 0, 1])
+    for seed in range(10):
+        noise = torch.randn(24, 3, generator=torch.Generator().manual_seed(seed))
+        logits = noise + torch.eye(3)[labels] + torch.tensor([0.0, 1.0, 2.0])
+        one = Threshold(objective=objective).fit("t", logits, labels, uniform(3))
+        other = Threshold(objective=objective).fit("t", logits[:, order], order.argsort()[labels], uniform(3))
+        assert torch.equal(order[decide(other, logits[:, order])], decide(one, logits))
+
+
 @each_objective
 @pytest.mark.parametrize("classes", [2, 3])
 def test_the_numbering_of_the_classes_does_not_matter(objective: str, classes: int) -> None:

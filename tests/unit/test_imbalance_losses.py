@@ -308,6 +308,17 @@ def test_effective_numbers_go_from_equal_weights_to_inverse_frequencies() -> Non
     np.testing.assert_allclose(effective_number(targets, 3, 1 - 1e-9)[0], expected, rtol=1e-5)
 
 
+def test_a_class_without_an_example_has_weight_1_and_counts_as_one_where_logits_are_adjusted() -> None:
+    targets = labels_of("multiclass", [6, 0, 2])
+    for weights in ("inverse_frequency", "effective_number"):
+        criterion = ClassWeights(weights=weights)
+        criterion.fit(targets, 3)
+        assert criterion.weights[0, 1] == 1
+    adjusted = LogitAdjustment()
+    adjusted.fit(targets, 3)
+    torch.testing.assert_close(adjusted.shift.flatten(), torch.tensor([6.0, 1.0, 2.0]).div(6).log())
+
+
 def test_given_weights_count_by_their_ratios_and_by_task() -> None:
     targets = labels_of("binary", [6, 2], [4, 4])
     one = ClassWeights(values=[1, 20])

@@ -374,3 +374,27 @@ def test_several_labels_a_row_are_refused(made: Resampler) -> None:
     split = Split({"input": {"numeric": torch.zeros(4, 1)}}, {"t": torch.zeros(4, 2)}, {"t": "input"})
     with pytest.raises(UserError, match=r"task t has more than one label"):
         made(split, specs(split), draws())
+
+
+# ---- where a number lies on a border ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("resampler", [MLROS(percentage=8), MLRUS(percentage=8)])
+def test_the_part_of_the_rows_is_rounded_down(resampler: Resampler) -> None:
+    split = split_of([*[[1, 0]] * 30, *[[0, 1]] * 3])
+    assert abs(resampler(split, specs(split), draws()).size("input") - 33) == 2  # 8 % are 2.64 rows
+
+
+def test_ml_rus_leaves_a_bag_out_where_its_ratio_has_come_up_to_mean_ir() -> None:
+    """14, 21 and 6 rows: IRLbl 1.5, 1 and 3.5, MeanIR 2. In turn the first comes down to 8, when
+    the second has 16, twice as many; then the second alone, to half of 8."""
+    labels = np.repeat(np.eye(3, dtype=bool), [14, 21, 6], axis=0)
+    gone = removed(labels, len(labels), True, draws())
+    assert (labels.sum(0) - labels[gone].sum(0)).tolist() == [8, 4, 6]
+
+
+def test_a_label_at_mean_ir_is_none_of_the_minority() -> None:
+    """IRLbl 1, 2 and 3, MeanIR 2: of the row that has all three, remedial takes the third away, and its copy has that alone."""
+    split = split_of([[1, 1, 1], *[[1, 0, 0]] * 5, *[[0, 1, 0]] * 2, [0, 0, 1]])
+    apart = matrix(REMEDIAL()(split, specs(split), draws())).tolist()
+    assert len(apart) == 10 and apart[0] == [1, 1, 0] and apart[9] == [0, 0, 1]

@@ -276,6 +276,13 @@ def test_rows_without_a_served_label_keep_their_share_and_rows_without_any_are_l
         assert near([there[0], there[1]]) and abs(there[MISSING] - len(batch["input"]) / 3) < 1
 
 
+def test_the_share_of_rows_without_a_served_label_is_rounded_to_the_nearest() -> None:
+    a, c = torch.full((10,), MISSING), torch.full((10,), NAN)
+    a[:5], c[5:7] = torch.tensor([0, 0, 0, 1, 1]), 1.0  # 2 of 7 rows have c alone: 2.86 of the 10 places
+    (batch,) = BalancedBatches().plan(split_of(a=a, c=c), {"a": multiclass(2)}, 16, draws())
+    assert int((a[batch["input"]] == MISSING).sum()) == 3
+
+
 def two_streams(x: int = 200, y: int = 40) -> Split:
     return Split(
         {"x": {"numeric": torch.zeros(x, 1)}, "y": {"numeric": torch.zeros(y, 1)}},
@@ -366,6 +373,20 @@ def test_small_shares_still_get_two_rows() -> None:
     split = two_streams(5000, 5)
     plan = TaskSampling(by="proportional", tasks=["a", "b"]).plan(split, {"a": multiclass(2), "b": multiclass(2)}, 16, draws())
     assert all(len(batch["y"]) == 2 for batch in plan)
+
+
+def test_a_batch_of_one_row_has_one_of_each_stream() -> None:
+    split = two_streams(40, 4)
+    plan = TaskSampling(by="proportional", tasks=["a", "b"]).plan(split, {"a": multiclass(2), "b": multiclass(2)}, 1, draws())
+    assert all(len(batch["y"]) == 1 and len(batch["x"]) in (1, 2) for batch in plan)
+
+
+def test_a_stream_without_a_served_task_takes_no_part_in_the_sharing_out() -> None:
+    two = two_streams(300, 100)
+    split = Split(two.inputs | {"z": {"numeric": torch.zeros(50, 1)}}, two.targets, two.streams)
+    plan = TaskSampling(by="proportional").plan(split, {"a": multiclass(2), "b": multiclass(2)}, 30, draws())
+    sums = {stream: sum(len(batch[stream]) for batch in plan) for stream in "xyz"}
+    assert sums == {"x": 450, "y": 150, "z": 300}  # 300 places on each, those of x and y dealt 3 to 1
 
 
 def test_tasks_without_labels_are_not_drawn_and_without_any_nothing_changes() -> None:

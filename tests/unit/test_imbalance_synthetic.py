@@ -138,8 +138,10 @@ def test_categories_go_through_smotenc_and_without_numbers_through_smoten(numeri
         assert set(after.tolist()) <= set(before.tolist())
 
 
-def test_tomek_links_are_looked_for_where_all_categories_are_equally_far() -> None:
-    labels = classes_of([50, 20])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_tomek_links_are_looked_for_where_all_categories_are_equally_far(seed: int) -> None:
+    """As far as the spread of the original rows says, without those that were made."""
+    labels = classes_of([50, 20], seed)
     split = split_of(mixed(labels), a=labels)
     made = SMOTE()(split, {"a": multiclass(2)}, draws())
     out = SMOTETomek()(split, {"a": multiclass(2)}, draws())
@@ -383,3 +385,12 @@ def test_the_order_of_classes_plays_no_part_for_their_sizes() -> None:
         labels = classes_of(list(counts))
         out = SMOTE()(split_of({"numeric": numbers_of(labels)}, a=labels), {"a": multiclass(3)}, draws())
         assert Counter(out.targets["a"].tolist()) == {0: 30, 1: 30, 2: 30}
+
+
+@pytest.mark.parametrize("option", [SMOTE, ADASYN, BorderlineSMOTE])
+def test_a_ratio_that_is_no_whole_number_of_rows_is_rounded_down(option: type[Any]) -> None:
+    labels = classes_of([71, 20])
+    split = split_of({"numeric": numbers_of(labels)}, a=labels.float())
+    out = option(sampling_strategy=0.5)(split, {"a": BINARY}, draws())
+    expected = theirs(option, sampling_strategy=0.5, random_state=seed_of()).fit_resample(numbers_of(labels).numpy(), labels)[1]
+    assert int(new_rows(out).sum()) == len(expected) - 91

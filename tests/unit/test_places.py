@@ -10,6 +10,7 @@ from mtl_runner.batch import TargetSpec
 from mtl_runner.datasets.pictures.image_files import Fit, Look
 from mtl_runner.encoders.base import FeatureSpec
 from mtl_runner.errors import NotApplicable, UserError
+from mtl_runner.geometry import swapped
 from mtl_runner.metrics.keypoints import keypoints, keypoints_summary
 from mtl_runner.tasks.detection import Detection, assigned, focal, overlaps
 from mtl_runner.tasks.keypoints import HeatMaps, Keypoints
@@ -27,6 +28,17 @@ def test_errors_of_points_worked_by_hand() -> None:
     assert values["nme"].tolist() == [pytest.approx((0.25 + 0.5) / 2)]
     assert values["pck"].tolist() == [pytest.approx(1 / 3)]
     assert keypoints(keypoints_summary(points[:, 2:], targets[:, 2:], torch.ones(1, 1), 0.25))["nme"].isnan().all()
+
+
+def test_a_point_as_far_away_as_the_threshold_is_found() -> None:
+    points = torch.tensor([[[[0.0, 0.5], [0.0, 0.75]]]])
+    assert keypoints(keypoints_summary(points, torch.zeros(1, 1, 2, 2), torch.ones(1, 1), 0.5))["pck"].item() == 0.5
+
+
+def test_left_and_right_change_places_in_the_mirror_and_a_point_without_its_like_stays() -> None:
+    points = ["left_eye", "nose", "right_eye", "left_ear"]
+    assert swapped("face", points, None) == [2, 1, 0, 3]
+    assert swapped("face", points, [["nose", "left_ear"]]) == [0, 3, 2, 1]
 
 
 def test_the_normaliser_is_in_pixels_of_the_image_that_was_read() -> None:

@@ -7,7 +7,7 @@ import torch
 from sklearn import metrics as sk
 from torch import Tensor
 
-from mtl_runner.batch import TargetSpec
+from mtl_runner.batch import Decision, TargetSpec
 from mtl_runner.errors import UserError
 from mtl_runner.metrics.ranking import RANKING, RATING, gauc, ranking
 from mtl_runner.tasks import make_tasks
@@ -50,6 +50,11 @@ def test_gauc_by_hand_and_where_there_is_none() -> None:
     assert all(value.isnan().all() for value in broken.values())
 
 
+def test_equal_scores_of_two_users_are_no_tie() -> None:
+    scores, labels = torch.tensor([[1.0, 2, 2, 3]]), torch.tensor([[0.0, 1, 0, 1]])
+    assert gauc(scores, labels, torch.tensor([1, 1, 2, 2])).item() == 1
+
+
 def test_the_others_are_scikit_learns() -> None:
     values = ranking(SCORES / 4, LABELS, USERS)
     assert tuple(values) == tuple(metric.name for metric in RANKING)
@@ -65,6 +70,16 @@ def test_ranking_gives_probabilities_and_no_classes() -> None:
     assert task.predictions(torch.tensor([0.0, 2.0]))["click_probability"].to_pylist() == pytest.approx([0.5, 0.8808], abs=1e-4)
     values = task.evaluate(SCORES[:1], LABELS[:1], [task.spec], {"user": USERS})
     torch.testing.assert_close(values["gauc"], gauc(SCORES[:1], LABELS[:1], USERS))
+
+
+def test_a_ranking_with_a_temperature_is_measured_by_the_probabilities_that_it_shows() -> None:
+    spec = TargetSpec("ranking", classes=("0", "1"), decision=Decision(temperature=4.0))
+    (task,) = make_tasks({"click": spec})
+    there = ~LABELS[0].isnan()
+    shown = task.predictions(SCORES[0])["click_probability"].to_numpy()[there.numpy()]
+    found = task.evaluate(SCORES[:1], LABELS[:1], [spec])["log_loss"].item()
+    assert found == pytest.approx(sk.log_loss(LABELS[0][there].numpy(), shown), rel=1e-5)
+    assert found != pytest.approx(ranking(SCORES[:1], LABELS[:1])["log_loss"].item(), rel=1e-3)
 
 
 def test_a_rating_stays_within_its_bounds_in_metrics_and_predictions_and_not_in_the_loss() -> None:

@@ -21,7 +21,7 @@ from mtl_runner.seeding import seeded
 from mtl_runner.sharing.base import Sharing
 from mtl_runner.sharing.cgc import CGC
 from mtl_runner.sharing.dselect_k import DSelectK
-from mtl_runner.sharing.gates import mix
+from mtl_runner.sharing.gates import Gates, mix
 from mtl_runner.sharing.hard import Hard
 from mtl_runner.sharing.mmoe import MMoE
 from mtl_runner.sharing.none import NoSharing
@@ -143,6 +143,11 @@ def test_mix_is_the_weighted_sum_apart_or_not(shape: tuple[int, ...], static: bo
     apart = mix(weights, copies, apart=True)
     for task in range(3):
         torch.testing.assert_close(apart[task], mix(weights[task : task + 1], copies[task])[0])
+
+
+def test_gates_start_between_the_bounds_of_torchs_linear_layers() -> None:
+    weight = Gates(20, 4, 16).weight
+    assert 0.24 < weight.max() <= 0.25 and -0.24 > weight.min() >= -0.25
 
 
 # ---- MMoE ------------------------------------------------------------------------------------------------------------

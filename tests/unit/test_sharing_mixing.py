@@ -18,8 +18,9 @@ from mtl_runner.encoders.mlp import MLP
 from mtl_runner.encoders.stack import each
 from mtl_runner.encoders.tokens import Placed
 from mtl_runner.encoders.transformer import Transformer
-from mtl_runner.errors import UserError
+from mtl_runner.errors import NotApplicable, UserError
 from mtl_runner.seeding import seeded
+from mtl_runner.sharing.attention import Fit
 from mtl_runner.sharing.base import Sharing
 from mtl_runner.sharing.cross_stitch import CrossStitch
 from mtl_runner.sharing.hard import Hard
@@ -308,6 +309,22 @@ def test_the_table_of_attention_has_the_mean_masks_of_the_last_epoch(encoder: st
     features(sharing, inputs, TASKS)
     assert torch.equal(sharing.tables()["masks"].values, table.values)
     assert {"sums", "counts"} <= set(sharing.state_dict())
+
+
+@encoders
+def test_masks_that_are_not_finite_count_in_no_mean(encoder: str) -> None:
+    sharing, inputs = make(MTAN, encoder), inputs_of(encoder)
+    sharing.training = True
+    features(sharing, inputs, TASKS)
+    before = sharing.tables()["masks"].values.clone()
+    sharing.branch(TASKS, tuple(torch.full_like(value, torch.nan) for value in sharing.trunk(inputs)), inputs)
+    assert torch.equal(sharing.tables()["masks"].values, before)
+
+
+def test_attention_follows_sequences_that_keep_their_length_alone() -> None:
+    Fit((5, 8), (5, 16))
+    with pytest.raises(NotApplicable, match=r"makes \[4, 8\] of \[5, 8\]"):
+        Fit((5, 8), (4, 8))
 
 
 # ---- learning to branch -----------------------------------------------------------------------------------------------

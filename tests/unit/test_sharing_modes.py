@@ -259,6 +259,16 @@ def test_the_distances_of_the_networks_are_a_table() -> None:
             assert table.values[i, j].item() == pytest.approx(expected.item(), abs=1e-3)
 
 
+def test_the_vectors_of_the_networks_come_in_the_order_of_the_tasks() -> None:
+    """By stream they are in another order, here b, c, a."""
+    specs, streams = LAYOUTS["two streams"][0], {"a": "y", "b": "x", "c": "x"}
+    sharing = Soft(factory(specs), streams)
+    assert sharing.by_stream() == ["b", "c", "a"]
+    for place, task in enumerate(sharing.tasks):
+        network = factory(specs)(["x", "y"], task)
+        torch.testing.assert_close(sharing.vectors()[place].sum(), sum(p.sum() for p in network.stages.parameters()))
+
+
 @pytest.mark.parametrize("to", ["centroid", "center", "pairs"])
 def test_frozen_parameters_are_not_pulled(to: Any) -> None:
     sharing = make(Soft, "one stream", to=to)

@@ -155,6 +155,43 @@ def test_multilabel_metrics_are_scikit_learns():
         assert {name: value[i].item() for name, value in values.items()} == pytest.approx(expected)
 
 
+def test_multilabel_metrics_pass_over_single_labels_that_are_missing():
+    draws = torch.Generator().manual_seed(2)
+    logits, targets = torch.randn(1, N, 3, generator=draws), (torch.rand(1, N, 3, generator=draws) < 0.4).float()
+    targets[torch.rand(1, N, 3, generator=draws) < torch.tensor([0.05, 0.3, 0.7])] = math.nan
+    targets[0, :3] = math.nan
+    truth, guess, known = targets[0].numpy(), (logits[0] > 0).numpy(), ~targets[0].isnan().numpy()
+    right, some = np.where(known, truth == guess, True), known.any(1)
+    expected = {
+        "log_loss": sk.log_loss(truth[known], logits[0].double().sigmoid().numpy()[known]),
+        "f1": np.mean([sk.f1_score(truth[known[:, k], k], guess[known[:, k], k]) for k in range(3)]),
+        "micro_f1": sk.f1_score(truth[known], guess[known]),
+        "hamming_loss": sk.hamming_loss(truth[known], guess[known]),
+        "subset_accuracy": right[some].all(1).mean(),
+    }
+    found = {name: value.item() for name, value in multilabel(logits, targets).items()}
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["multilabel", "ordinal"])
+def test_a_logit_of_0_is_predicted_as_it_is_measured(name):
+    kind = task(name)
+    outputs = torch.tensor([[[0.0, 0.0, -1.0], [0.0, -1.0, -2.0]]])
+    if name == "multilabel":
+        shown = torch.tensor([kind.predictions(outputs[0])[f"t_{label}"].to_pylist() for label in "abc"]).T.float()
+    else:
+        shown = kind.decide(outputs, [kind.spec])[0]
+    measured = kind.evaluate(outputs, shown[None], [kind.spec])
+    assert measured["subset_accuracy" if name == "multilabel" else "accuracy"].item() == 1
+
+
+def test_the_ordinal_likelihood_of_a_class_between_close_thresholds_is_exact():
+    logits = torch.tensor([0.3, 0.299, -0.5], dtype=torch.float64)
+    share = stats.logistic.cdf(0.3) - stats.logistic.cdf(0.299)
+    found = task("ordinal").criterion(logits[None, None], torch.tensor([[1]]))
+    assert found.item() == pytest.approx(-math.log(share), rel=1e-9)
+
+
 # ---- ordinal ------------------------------------------------------------------------------------------------------
 
 
@@ -267,6 +304,23 @@ def test_counts_have_scikit_learns_deviance_and_the_gradient_of_poissons_likelih
     np.testing.assert_allclose(kind.predictions(outputs[0].detach())["t"], rates)
 
 
+def test_ties_with_a_quantile_lie_within_it():
+    values = torch.tensor([[[0.0, 1.0, 2.0, 3.0]] * 4])
+    target = torch.tensor([[0.0, 1.0, 3.0, 4.0]])
+    found = task("quantile").evaluate(values, target, [SPECS["quantile"]])
+    assert found["coverage"].item() == 0.75
+    below = np.array([0.25, 0.5, 0.5, 0.75])
+    assert found["coverage_error"].item() == pytest.approx(np.abs(below - LEVELS).mean())
+
+
+def test_explained_deviance_of_one_count_and_of_equal_ones():
+    kind = task("count")
+    outputs = torch.tensor([[0.0, 0.0], [0.0, 0.5], [0.0, 0.0]])
+    found = kind.evaluate(outputs, torch.tensor([[1.0, 1.0], [1.0, 1.0], [1.0, math.nan]]), [kind.spec] * 3)["d2_poisson"]
+    assert found.tolist() == [1, 0, pytest.approx(math.nan, nan_ok=True)]
+    assert kind.evaluate(outputs[1:2], torch.zeros(1, 2), [kind.spec])["d2_poisson"].item() == 0
+
+
 # ---- survival -----------------------------------------------------------------------------------------------------
 
 
@@ -289,6 +343,15 @@ def test_concordance_equals_all_pairs_one_by_one(size):
     got = survival(torch.from_numpy(risk), torch.from_numpy(targets))["concordance"].tolist()
     rows = [~np.isnan(each).any(1) for each in targets]
     assert got == pytest.approx([concordance(time[i, r], event[i, r], risk[i, r]) for i, r in enumerate(rows)], nan_ok=True)
+
+
+@pytest.mark.parametrize("name", ["cox", "discrete"])
+def test_a_time_or_an_event_that_is_missing_alone_leaves_the_example_out(name):
+    group, target = group_of(name, 1), targets_of(name, missing=False)
+    outputs = group(torch.randn(N, 5, generator=torch.Generator().manual_seed(1))).detach()
+    target[:5, 0], target[5:20, 1] = math.nan, math.nan
+    loss, _ = losses(group, outputs, [target])
+    torch.testing.assert_close(loss, losses(group, outputs[:, 20:], [target[20:]])[0])
 
 
 def cox(h, time, event, weight, efron):

@@ -71,10 +71,33 @@ def test_the_best_sequence_and_the_marginals_are_those_of_enumeration() -> None:
             torch.testing.assert_close(shares[task, row, place, tag], expected)
 
 
+def test_the_best_sequence_of_a_short_sentence_does_not_depend_on_what_follows_it() -> None:
+    draws = torch.Generator().manual_seed(0)
+    chain = crf.unpacked(3 * torch.randn(20, ROWS, 1 + TAGS + LENGTH, TAGS, generator=draws, dtype=torch.float64))
+    best = crf.viterbi(chain, INSIDE[:1].expand(20, -1, -1))
+    for task, row in product(range(20), range(ROWS)):
+        every, scores = zip(*enumerated(chain, task, row, int(LENGTHS[row])), strict=True)
+        expected = every[int(torch.stack(scores).argmax())]
+        assert tuple(best[task, row].tolist()) == expected + expected[-1:] * (LENGTH - len(expected))
+
+
 def test_the_loss_has_the_gradient_of_its_differences() -> None:
     packed = torch.randn(1, 2, 1 + TAGS + 3, TAGS, dtype=torch.float64, requires_grad=True)
     tags, known = torch.tensor([[[0, 2, 1], [1, 1, 0]]]), torch.tensor([[[True, False, True], [True, True, False]]])
     assert torch.autograd.gradcheck(lambda x: crf.negative_log_likelihood(crf.unpacked(x), tags, known), packed)
+
+
+def test_the_loss_of_chains_is_the_mean_over_tags_each_with_the_weight_of_its_sentence() -> None:
+    """Also of a sentence whose first tag is not known."""
+    (task,) = make_tasks({"tags": TargetSpec("tagging", classes=CLASSES, options={"output": "crf"})})
+    packed = torch.randn(1, ROWS, 1 + TAGS + LENGTH, TAGS, generator=torch.Generator().manual_seed(1))
+    tags = torch.randint(TAGS, (1, ROWS, LENGTH), generator=torch.Generator().manual_seed(2))
+    known = INSIDE[:1].clone()
+    known[0, 0, 0] = False
+    weight = torch.tensor([0.5, 2.0, 3.0])
+    each = crf.negative_log_likelihood(crf.unpacked(packed), tags, known)[0]
+    expected = (weight * each).sum() / (weight * known[0].sum(-1)).sum()
+    torch.testing.assert_close(task.loss(packed, tags, known * weight[:, None])[0][0], expected)
 
 
 def tagged(*sentences: str) -> list[list[str]]:
@@ -107,6 +130,7 @@ def counts_of(true: list[list[str]], predicted: list[list[str]]) -> tuple[list[i
         (["S-PER B-LOC E-LOC"], ["S-PER B-LOC E-LOC"], [2, 2, 2], [1, 1, 1]),
         (["B-PER I-LOC"], ["B-PER O"], [1, 1, 2], [1, 1, 1]),
         (["B-PER S-PER"], ["O S-PER"], [1, 1, 2], [0, 0, 1]),
+        (["B-PER I-PER"], ["O B-LOC"], [0, 1, 1], [0, 1, 1]),  # another type from another token to the same end
         (["O O"], ["B-PER O"], [0, 1, 0], [0, 1, 0]),
     ],
 )

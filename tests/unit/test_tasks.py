@@ -230,6 +230,42 @@ def test_metrics_come_by_task_primary_first_and_errors_are_in_the_users_unit() -
         assert next(iter(values[name])) == group.tasks[i].primary.name
 
 
+UNITS = {
+    "regression": {},
+    "gaussian": {"kind": "regression", "options": {"loss": "gaussian"}},
+    "count": {},
+    "quantile": {},
+    "rating": {"options": {"bounds": [1, 5]}},
+    "depth": {"shape": (2, 3)},
+}
+
+
+@pytest.mark.parametrize("kind", UNITS)
+def test_of_tasks_that_run_as_one_each_is_measured_in_its_own_unit(kind: str) -> None:
+    made = {"kind": kind, "center": (2.0,), **UNITS[kind]}
+    specs = {name: TargetSpec(**made, scale=(scale,)) for name, scale in {"t0": 3.0, "t1": 0.5}.items()}
+    group = TaskGroup(make_tasks(specs), FEATURES if kind != "depth" else FeatureSpec((5, 2, 3)), 0)
+    shape = specs["t0"].shape
+    outputs = group(torch.randn(20, 5, *shape, generator=torch.Generator().manual_seed(0))).detach()
+    targets = 0.5 + torch.rand(20, 2, *shape, generator=torch.Generator().manual_seed(1))
+
+    def measured(one: TaskGroup, outputs: Tensor, targets: Tensor) -> dict[str, dict[str, float]]:
+        return one.evaluated(one.summarise(outputs, targets)) if kind == "depth" else one.evaluate(outputs, targets)
+
+    found = measured(group, outputs, targets)
+    for place, name in enumerate(specs):
+        alone = TaskGroup(make_tasks({name: specs[name]}), group.features, 0)
+        assert found[name] == pytest.approx(measured(alone, outputs[[place]], targets[:, [place]])[name])
+    assert any(found["t0"][metric.name] != found["t1"][metric.name] for metric in group.kind.metrics if metric.in_units)
+
+
+def test_priors_are_the_shares_of_each_tasks_labels() -> None:
+    group = group_of("multiclass")
+    group.fit(torch.tensor([[0, 2], [0, 2], [1, MISSING], [MISSING, 1]]))
+    assert group.priors is not None
+    torch.testing.assert_close(group.priors, torch.tensor([[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]]))
+
+
 def test_reconstruction_has_one_r2_over_all_values_and_regression_the_mean_of_its_outputs() -> None:
     targets = torch.randn(30, 3) * torch.tensor([0.01, 1.0, 5.0])
     outputs = targets + torch.randn(30, 3)
