@@ -19,7 +19,7 @@ def usage() -> str:
 
 
 def _groups() -> str:
-    """A line a group, with the names of its options; a group is a folder with options, Hydra's own aside."""
-    folders = sorted(path for path in config_dir().iterdir() if path.is_dir() and path.name != "hydra")
+    """A line a group, with the names of its options; Hydra's own lie a folder deeper."""
+    folders = sorted(path for path in config_dir().iterdir() if path.is_dir())
     options = {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
     return "".join(f"{group}: {', '.join(names)}\n" for group, names in options.items() if names)

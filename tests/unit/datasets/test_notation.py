@@ -60,6 +60,13 @@ def test_a_decimal_comma_is_noticed_and_said_and_gives_the_same_data(save):
     assert asked.fingerprint == plain.fingerprint and not said(asked, "decimal")
 
 
+def test_between_commas_a_quoted_comma_is_no_decimal_one_unless_it_is_asked_for(save):
+    file = save(customers(), decimal=",")  # in quotation marks, as "1,5" may be a list of two
+    with pytest.raises(UserError, match="is not a number"):
+        Table(file, TASKS).load()
+    assert Table(file, TASKS, decimal=",").load().fingerprint == Table(save(customers(), "plain.csv"), TASKS).load().fingerprint
+
+
 @pytest.mark.parametrize("how", [GERMAN, {}, {"sep": ";"}], ids=["comma", "point", "point_semicolons"])
 def test_what_was_trained_with_a_decimal_comma_reads_both(save, tmp_path, how):
     """A few rows, too, from which nothing could be guessed."""
